@@ -1,0 +1,5 @@
+"""The covey command."""
+
+
+def main() -> None:
+    """Entry point."""

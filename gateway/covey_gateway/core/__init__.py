@@ -1,0 +1,1 @@
+"""Sans-IO: the request state machine, routing fields, leaderless choice, error shapes."""

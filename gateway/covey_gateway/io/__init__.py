@@ -1,0 +1,1 @@
+"""Adapters: HTTP/1.1 edge, gRPC front door, metrics."""

@@ -1,0 +1,1 @@
+"""What joins machines into a pool: identity, discovery, membership, election, links."""

@@ -1,0 +1,106 @@
+"""The scheduler's contract: what a gateway asks the leader, what it is told, and the record of why.
+
+The gateway owns the request; the leader answers where. Every message is idempotent by (request_id, attempt): a
+duplicate changes nothing, an answer to an old attempt is ignored.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from covey_mesh.core.ballot import NO_BALLOT, Ballot
+from covey_mesh.core.names import NodeId
+
+
+class Outcome(enum.Enum):
+    """What an ask came to."""
+
+    ASSIGNED = "assigned"
+    QUEUED = "queued"
+    NO_CANDIDATE = "no_candidate"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Where should this attempt run? `excluded`: machines that refused or cannot be reached, with the reason.
+
+    `prefix_hashes` are chained 64-bit hashes of prompt blocks, first block first. `waited_s` is how long the request
+    has waited already, so that a new leader keeps its place in line. `deadline_s` is time left; 0: none.
+    """
+
+    request_id: str
+    attempt: int
+    model: str
+    prompt_tokens: int
+    max_output_tokens: int
+    prefix_hashes: tuple[int, ...] = ()
+    excluded: Mapping[NodeId, str] = field(default_factory=dict)
+    user: str = ""
+    priority: int = 1
+    deadline_s: float = 0.0
+    waited_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateVerdict:
+    """Why one machine was or was not chosen: `rejected_because` is empty where it passed every filter."""
+
+    node_id: NodeId
+    rejected_because: str = ""
+    first_token_s: float | None = None
+    last_token_s: float | None = None
+    terms_s: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The record behind an answer, readable by `covey explain`. `decided_by` is "leader" or "gateway"."""
+
+    request_id: str
+    attempt: int
+    model: str
+    decided_at_unix_s: float
+    decided_by: str
+    decider: NodeId
+    outcome: Outcome
+    policy: str
+    ballot: Ballot = NO_BALLOT
+    view_version: int = 0
+    chosen: NodeId | None = None
+    queued_for_s: float = 0.0
+    candidates: tuple[CandidateVerdict, ...] = ()
+
+    @property
+    def why(self) -> str:
+        """One line for a response header or a log."""
+        rejected = [f"{v.node_id[:8]}: {v.rejected_because}" for v in self.candidates if v.rejected_because]
+        if self.chosen is None:
+            return f"{self.outcome.value}; " + ("; ".join(rejected) or "no machine in the pool offers the model")
+        passed = sum(1 for v in self.candidates if not v.rejected_because)
+        return f"{self.policy}: best of {passed}, {len(rejected)} rejected, by {self.decided_by}"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The leader's word on one attempt. QUEUED is followed by a second answer for the same attempt."""
+
+    request_id: str
+    attempt: int
+    outcome: Outcome
+    node_id: NodeId | None = None
+    decision: Decision | None = None
+    retry_after_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptReport:
+    """What became of an assigned attempt; `withdrawn` takes back one that is still queued."""
+
+    request_id: str
+    attempt: int
+    node_id: NodeId | None = None
+    withdrawn: bool = False
+    failed: bool = False
+    output_tokens: int = 0

@@ -1,0 +1,91 @@
+"""The data path's contract: one attempt of one request, from whoever holds the client to whoever holds the engine.
+
+The same three small interfaces serve an engine in this process's machine and one across a link, so that the gateway
+does not know the difference. Callbacks rather than queues: a chunk of tokens crosses the agent without being parsed
+and without waking a task.
+
+Rules: after `open` returns, the sink gets `head` once (unless the attempt fails first), then any number of `data`,
+then `end` exactly once; nothing after `end`, and nothing at all after `cancel` returned. Calls are made from the
+event loop's thread, never from inside `open`. `pause` asks the source to stop soon: bytes on their way still arrive
+(bounded by covey_mesh.core.limits.STREAM_WINDOW_BYTES).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from covey_mesh.core.names import NodeId
+
+
+class FailureCode(enum.Enum):
+    """Why an attempt ended without a complete answer. The value is the name on the wire."""
+
+    NO_MODEL = "no_model"
+    RESOURCE_EXHAUSTED = "resource_exhausted"
+    DRAINING = "draining"
+    ENGINE_FAILED = "engine_failed"
+    LINK_LOST = "link_lost"
+    CANCELLED = "cancelled"
+    STALE_ATTEMPT = "stale_attempt"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    INTERNAL = "internal"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An attempt's end that is not an answer. `message` is for people and says what to do next."""
+
+    code: FailureCode
+    message: str
+    retry_after_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardedRequest:
+    """One attempt of one request. `body` is the client's own JSON, untouched."""
+
+    request_id: str
+    attempt: int
+    model: str
+    path: str
+    body: bytes
+    streaming: bool
+    prompt_tokens: int
+    max_output_tokens: int
+    deadline_ms: int = 0
+
+
+class ResponseSink(Protocol):
+    """Receives one attempt's answer."""
+
+    def head(self, status: int, content_type: str, retry_after_s: int = 0) -> None:
+        """The engine's HTTP status; 4xx is an answer like any other and goes to the client as it is."""
+
+    def data(self, chunk: bytes) -> None:
+        """Body bytes as the engine wrote them, with no alignment to events or tokens."""
+
+    def end(self, failure: Failure | None) -> None:
+        """Once, last. None: the answer is complete."""
+
+
+class Upstream(Protocol):
+    """An attempt in flight, held by whoever opened it."""
+
+    def cancel(self) -> None:
+        """Abort; the engine stops work on it within a second. Safe to call twice or after the end."""
+
+    def pause(self) -> None:
+        """The reader is slow: stop sending soon."""
+
+    def resume(self) -> None:
+        """Undo `pause`."""
+
+
+OpenRequest = Callable[[ForwardedRequest, ResponseSink], Upstream]
+"""Starts an attempt on one known machine."""
+
+OpenRequestOn = Callable[[NodeId, ForwardedRequest, ResponseSink], Upstream]
+"""Starts an attempt on the machine named, here or across a link."""

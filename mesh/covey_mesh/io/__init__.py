@@ -1,0 +1,1 @@
+"""Adapters: zeroconf, gRPC, TLS, disk. Thin; every decision is made in core."""

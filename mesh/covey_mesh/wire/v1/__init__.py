@@ -1,0 +1,1 @@
+"""Generated from proto/covey_mesh/wire/v1."""

@@ -1,0 +1,1 @@
+"""Loaded by vLLM in its own processes (never by the agent)."""

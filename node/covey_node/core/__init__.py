@@ -1,0 +1,1 @@
+"""Sans-IO: engine lifecycle, capacity, admission, simulated batching."""

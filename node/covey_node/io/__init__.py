@@ -1,0 +1,1 @@
+"""Adapters: vLLM processes, NVML, Unix sockets."""

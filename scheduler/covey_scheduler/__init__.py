@@ -1,0 +1,1 @@
+"""Decides which machine serves a request; active only where the leader is."""

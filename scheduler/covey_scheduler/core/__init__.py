@@ -1,0 +1,1 @@
+"""Sans-IO: filter, score, pick, queue, prefix index, decisions."""

@@ -1,0 +1,1 @@
+"""Adapters that feed the scheduler from links and carry its answers back."""
