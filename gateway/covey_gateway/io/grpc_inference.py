@@ -1,0 +1,172 @@
+"""The Inference service: typed chat, completions and embeddings over the same runner as HTTP."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+import grpc.aio
+
+from covey_gateway.core.front import AnswerHead, FrontDoor, IncomingRequest
+from covey_gateway.io import grpc_translate as translate
+from covey_gateway.io.grpc_call import Call, CallError
+from covey_gateway.io.status import PoolStatus
+from covey_mesh.wire.v1 import inference_pb2 as wire
+from covey_mesh.wire.v1 import inference_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Authenticate = Callable[[Context], Awaitable[str]]
+"""Returns the key's owner, or aborts the call with UNAUTHENTICATED."""
+
+_Chunk = TypeVar("_Chunk", wire.ChatChunk, wire.CompleteChunk)
+
+
+class InferenceService(inference_pb2_grpc.InferenceServicer):
+    """Translation only: every decision about a request is the runner's."""
+
+    def __init__(self, door: FrontDoor, status: PoolStatus, authenticate: Authenticate) -> None:
+        self._door = door
+        self._status = status
+        self._authenticate = authenticate
+
+    async def Chat(self, request: wire.ChatRequest, context: Context) -> wire.ChatResponse:
+        return await self._unary(
+            context, request, "/v1/chat/completions", lambda: translate.chat_body(request, streaming=False), translate.chat_response
+        )
+
+    async def Complete(self, request: wire.CompleteRequest, context: Context) -> wire.CompleteResponse:
+        return await self._unary(
+            context, request, "/v1/completions", lambda: translate.complete_body(request, streaming=False), translate.complete_response
+        )
+
+    async def Embed(self, request: wire.EmbedRequest, context: Context) -> wire.EmbedResponse:
+        return await self._unary(
+            context, request, "/v1/embeddings", lambda: translate.embed_body(request), translate.embed_response
+        )
+
+    async def StreamChat(self, request: wire.ChatRequest, context: Context) -> AsyncIterator[wire.ChatChunk]:
+        body = lambda: translate.chat_body(request, streaming=True)  # noqa: E731
+        async for chunk in self._stream(context, request, "/v1/chat/completions", body, translate.chat_chunks):
+            yield chunk
+
+    async def StreamComplete(
+        self, request: wire.CompleteRequest, context: Context
+    ) -> AsyncIterator[wire.CompleteChunk]:
+        body = lambda: translate.complete_body(request, streaming=True)  # noqa: E731
+        async for chunk in self._stream(context, request, "/v1/completions", body, translate.complete_chunks):
+            yield chunk
+
+    async def ListModels(self, request: wire.ListModelsRequest, context: Context) -> wire.ListModelsResponse:
+        await self._authenticate(context)
+        return wire.ListModelsResponse(
+            models=[
+                wire.ModelInfo(
+                    model=m.model, task=m.task, max_context_tokens=m.max_context_tokens, node_ids=list(m.node_ids)
+                )
+                for m in self._status.models()
+            ]
+        )
+
+    async def _unary(
+        self,
+        context: Context,
+        request: wire.ChatRequest | wire.CompleteRequest | wire.EmbedRequest,
+        path: str,
+        body: Callable[[], bytes],
+        response: Callable[[Any, AnswerHead], Any],
+    ) -> Any:
+        user = await self._authenticate(context)
+        try:
+            async with Call(self._door, self._incoming(context, request, path, body(), user)) as call:
+                parsed = await call.body()
+                assert call.answer is not None
+                return response(parsed, call.answer)
+        except (CallError, translate.InvalidRequestError) as error:
+            await _abort(context, error)
+
+    async def _stream(
+        self,
+        context: Context,
+        request: wire.ChatRequest | wire.CompleteRequest,
+        path: str,
+        body: Callable[[], bytes],
+        chunks: Callable[[Any], Any],
+    ) -> AsyncIterator[Any]:
+        user = await self._authenticate(context)
+        try:
+            async with Call(self._door, self._incoming(context, request, path, body(), user)) as call:
+                head = await call.opened()
+                async for chunk in _with_served(_typed(call, chunks), translate.served(head)):
+                    yield chunk
+        except (CallError, translate.InvalidRequestError) as error:
+            await _abort(context, error)
+
+    def _incoming(
+        self,
+        context: Context,
+        request: wire.ChatRequest | wire.CompleteRequest | wire.EmbedRequest,
+        path: str,
+        body: bytes,
+        user: str,
+    ) -> IncomingRequest:
+        needed = None if isinstance(request, wire.EmbedRequest) else request.requirements
+        if needed is not None and needed.min_context_tokens:
+            self._check_context(request.model, needed.min_context_tokens)
+        return IncomingRequest(path=path, body=body, user=user, deadline_s=_deadline_s(context, needed))
+
+    def _check_context(self, model: str, needed_tokens: int) -> None:
+        found = next((m for m in self._status.models() if m.model == model), None)
+        if found is not None and found.max_context_tokens < needed_tokens:
+            raise CallError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"{model} takes {found.max_context_tokens} tokens and {needed_tokens} are required: ask for another model",
+            )
+
+
+async def _typed(call: Call, chunks: Callable[[Any], Any]) -> AsyncIterator[Any]:
+    async for event in call.events():
+        for chunk in chunks(event):
+            yield chunk
+
+
+async def _with_served(chunks: AsyncIterator[_Chunk], served: wire.Served) -> AsyncIterator[_Chunk]:
+    """Names the machine in the first chunk and in the last, which is known only when the stream ends.
+
+    One chunk is held back only once it carries usage, which is the engine's own last event: tokens are never delayed.
+    """
+    first = True
+    held: _Chunk | None = None
+    async for chunk in chunks:
+        if held is not None:
+            yield held
+            held = None
+        if first:
+            chunk.served.CopyFrom(served)
+            first = False
+        if chunk.HasField("usage"):
+            held = chunk
+        else:
+            yield chunk
+    if held is not None:
+        held.served.CopyFrom(served)
+        yield held
+
+
+def _deadline_s(context: Context, needed: wire.Requirements | None) -> float | None:
+    """The earlier of the call's own deadline and the one asked for."""
+    given = [context.time_remaining()]
+    if needed is not None and needed.deadline_ms:
+        given.append(needed.deadline_ms / 1000)
+    known = [d for d in given if d is not None]
+    return min(known) if known else None
+
+
+async def _abort(context: Context, error: CallError | translate.InvalidRequestError) -> NoReturn:
+    if isinstance(error, CallError):
+        await context.abort(error.code, str(error), error.trailing_metadata())
+    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+    raise AssertionError("abort returned")
