@@ -1,0 +1,49 @@
+# make run   everything set up, a pool of two agents with the demo model on this machine, until Ctrl-C
+# make test  everything set up, all tests
+# make help  the rest
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN = .venv/bin
+PYTEST_ARGUMENTS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run demo test check format proto freeze clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: ## .venv with covey and the engine that fits this machine (once; then takes no time)
+	@if [ -z "$(PYTHON)" ]; then echo "covey needs Python 3.11 or newer; on Debian and Ubuntu: sudo apt-get install -y python3 python3-venv" >&2; exit 1; fi
+	@$(PYTHON) tools/setup.py
+
+run: setup ## a real pool of two agents with the demo model on this machine, until Ctrl-C
+	@$(BIN)/python -m covey.demo run
+
+demo: setup ## the same, proving itself: kills the leader, streams on, prints measured times, exits
+	@$(BIN)/python -m covey.demo prove
+
+test: setup ## all tests
+	@$(PYTHON) tools/setup.py --test-tools
+	@$(BIN)/python -m pytest $(PYTEST_ARGUMENTS)
+
+check: setup ## style, types, layers, freshness of generated code; changes nothing
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python tools/proto.py --check
+
+format: setup ## rewrite the code in the house's style
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+proto: setup ## generate mesh/covey_mesh/wire/v1 from proto/
+	@$(BIN)/python tools/proto.py
+
+freeze: setup ## write the versions in .venv to requirements/
+	@$(BIN)/python tools/freeze.py
+
+clean: ## remove what was set up and built
+	rm -rf .venv .cache build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

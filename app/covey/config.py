@@ -1,0 +1,120 @@
+"""Every setting of an agent, in one frozen value with its unit in its name and its meaning beside it.
+
+Not here: where values come from (settings.py) and how one value is read (setting.py). docs/configuration.md lists the
+same settings; tests/unit/test_config.py compares the two.
+"""
+
+# ruff: noqa: RUF009 (setting() makes a dataclass field, like dataclasses.field)
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from covey import setting as read
+from covey.errors import ConfigurationError
+from covey.places import CONTROL_SOCKET, check_socket_room
+from covey.setting import setting
+
+VLLM = "vllm"
+SIMULATED = "simulated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """Validated: each value by its reader, their combinations by `check`."""
+
+    # --- This machine
+    state_dir: Path = setting(Path(), read.path, "Keys, certificates, ballot and known peers; survives restarts.")
+    runtime_dir: Path = setting(Path(), read.path, "Unix sockets of the agent and its engines; keep the path short.")
+    name: str = setting(socket.gethostname, read.text, "Display name of this machine.")
+
+    # --- Models and their engines
+    models: tuple[str, ...] = setting(
+        (), read.words, "Models to serve: a local Hugging Face directory, NAME=DIRECTORY, `demo` or `demo-embed`."
+    )
+    engine: str = setting(
+        VLLM, read.one_of(VLLM, SIMULATED), "What runs them: `vllm`, or `simulated` (no model, made-up words)."
+    )
+    engine_arguments: tuple[str, ...] = setting(
+        (), read.arguments, "Further arguments for every `vllm serve`, passed through untouched."
+    )
+    context_tokens_max: int = setting(0, read.count, "Longest context to serve, in tokens; 0: what the model allows.")
+    running_requests_max: int = setting(0, read.count, "Requests an engine runs at once; 0: what it reports.")
+    waiting_requests_max: int = setting(16, read.count, "Requests that may wait at an engine before it refuses more.")
+    kv_cache_bytes: int = setting(
+        0, read.size_bytes, "KV cache of each engine (`512M`, `4G`); 0: the engine decides, on a CPU a modest share."
+    )
+    engine_start_timeout_s: float = setting(600.0, read.quantity, "Longest load of a model before it counts as failed.")
+    simulated_prefill_tokens_per_s: float = setting(5000.0, read.quantity, "Simulated engine: prompt speed.")
+    simulated_decode_tokens_per_s: float = setting(200.0, read.quantity, "Simulated engine: speed of one stream.")
+
+    # --- Addresses
+    http: str = setting("127.0.0.1:8080", read.address, "OpenAI-compatible endpoint, HOST:PORT.")
+    grpc: str = setting("127.0.0.1:8081", read.address, "gRPC endpoint, HOST:PORT.")
+    link: str = setting(
+        "0.0.0.0:8082", read.address, "Where machines of the pool connect (mutual TLS always), HOST:PORT."
+    )
+    advertise: tuple[str, ...] = setting(
+        (), read.words, "Addresses that others should dial instead of those found, HOST or HOST:PORT, best first."
+    )
+    keys: Mapping[str, str] = setting(
+        dict, read.table, "API keys, owner = key. Needed as soon as `http` or `grpc` is not a loopback address."
+    )
+
+    # --- Finding the others
+    mdns: bool = setting(True, read.switch, "Announce and look for machines of the pool with multicast DNS.")
+    peers: tuple[str, ...] = setting(
+        (), read.addresses, "Machines to dial even if mDNS does not show them, HOST:PORT of their `link`."
+    )
+
+    # --- Behaviour
+    grace_s: float = setting(30.0, read.quantity, "How long requests in flight may take to finish when stopping.")
+    log_level: str = setting(
+        "warning", read.one_of("debug", "info", "warning", "error"), "Least important message to log."
+    )
+    log_format: str = setting(
+        "auto", read.one_of("auto", "human", "json"), "`auto`: human on a terminal, JSON lines otherwise."
+    )
+
+    @property
+    def control_socket(self) -> Path:
+        """Where `covey ps` and the other commands reach the agent of this machine."""
+        return self.runtime_dir / CONTROL_SOCKET
+
+    def check(self) -> None:
+        """Raise ConfigurationError for values that do not go together."""
+        check_socket_room(self.runtime_dir)
+        for name in ("http", "grpc"):
+            if not self.keys and not is_loopback(getattr(self, name)):
+                raise ConfigurationError(
+                    f"{name} = {getattr(self, name)} is open to the network, and no API key is configured",
+                    'add to covey.toml:  [keys]  then a line such as  alice = "a long random text"',
+                )
+        for owner, key in self.keys.items():
+            if len(key) < KEY_LENGTH_MIN:
+                raise ConfigurationError(
+                    f"the key of {owner} is shorter than {KEY_LENGTH_MIN} characters",
+                    "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(24))'",
+                )
+
+
+KEY_LENGTH_MIN = 16
+
+
+def is_loopback(address: str) -> bool:
+    """True if HOST:PORT can be reached from this machine only."""
+    host, _ = read.split_address(address)
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def fields() -> dict[str, dataclasses.Field[object]]:
+    """Every setting by name, in the order of the dataclass."""
+    return {field.name: field for field in dataclasses.fields(Configuration)}
