@@ -24,3 +24,13 @@ def is_id(text: str) -> bool:
 def short(identifier: str) -> str:
     """For people: enough of an id to tell machines of one office apart."""
     return identifier[:8]
+
+
+def is_pool_name(text: str) -> bool:
+    """True for 1 to 32 of a-z, 0-9 and inner hyphens: the name is also the pool's `<name>.local`."""
+    return (
+        0 < len(text) <= 32
+        and all(c in "abcdefghijklmnopqrstuvwxyz0123456789-" for c in text)
+        and not text.startswith("-")
+        and not text.endswith("-")
+    )

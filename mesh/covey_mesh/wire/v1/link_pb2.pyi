@@ -15,7 +15,7 @@ class Batch(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ...) -> None: ...
 
 class Item(_message.Message):
-    __slots__ = ("hello", "heartbeat", "election", "peers", "load", "view", "facts", "open", "cancel", "credit", "head", "data", "end", "ask", "answer", "attempt", "query", "query_reply")
+    __slots__ = ("hello", "heartbeat", "election", "peers", "load", "view", "facts", "goodbye", "open", "cancel", "credit", "head", "data", "end", "body", "ask", "answer", "attempt", "query", "query_reply")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     ELECTION_FIELD_NUMBER: _ClassVar[int]
@@ -23,12 +23,14 @@ class Item(_message.Message):
     LOAD_FIELD_NUMBER: _ClassVar[int]
     VIEW_FIELD_NUMBER: _ClassVar[int]
     FACTS_FIELD_NUMBER: _ClassVar[int]
+    GOODBYE_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
     CREDIT_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
     ASK_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -41,18 +43,20 @@ class Item(_message.Message):
     load: LoadReport
     view: ViewReport
     facts: _types_pb2.NodeFacts
+    goodbye: Goodbye
     open: RequestOpen
     cancel: RequestCancel
     credit: RequestCredit
     head: ResponseHead
     data: ResponseData
     end: ResponseEnd
+    body: RequestBody
     ask: Ask
     answer: Answer
     attempt: AttemptReport
     query: Query
     query_reply: QueryReply
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., election: _Optional[_Union[ElectionMessage, _Mapping]] = ..., peers: _Optional[_Union[PeerList, _Mapping]] = ..., load: _Optional[_Union[LoadReport, _Mapping]] = ..., view: _Optional[_Union[ViewReport, _Mapping]] = ..., facts: _Optional[_Union[_types_pb2.NodeFacts, _Mapping]] = ..., open: _Optional[_Union[RequestOpen, _Mapping]] = ..., cancel: _Optional[_Union[RequestCancel, _Mapping]] = ..., credit: _Optional[_Union[RequestCredit, _Mapping]] = ..., head: _Optional[_Union[ResponseHead, _Mapping]] = ..., data: _Optional[_Union[ResponseData, _Mapping]] = ..., end: _Optional[_Union[ResponseEnd, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., attempt: _Optional[_Union[AttemptReport, _Mapping]] = ..., query: _Optional[_Union[Query, _Mapping]] = ..., query_reply: _Optional[_Union[QueryReply, _Mapping]] = ...) -> None: ...
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., election: _Optional[_Union[ElectionMessage, _Mapping]] = ..., peers: _Optional[_Union[PeerList, _Mapping]] = ..., load: _Optional[_Union[LoadReport, _Mapping]] = ..., view: _Optional[_Union[ViewReport, _Mapping]] = ..., facts: _Optional[_Union[_types_pb2.NodeFacts, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., open: _Optional[_Union[RequestOpen, _Mapping]] = ..., cancel: _Optional[_Union[RequestCancel, _Mapping]] = ..., credit: _Optional[_Union[RequestCredit, _Mapping]] = ..., head: _Optional[_Union[ResponseHead, _Mapping]] = ..., data: _Optional[_Union[ResponseData, _Mapping]] = ..., end: _Optional[_Union[ResponseEnd, _Mapping]] = ..., body: _Optional[_Union[RequestBody, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., attempt: _Optional[_Union[AttemptReport, _Mapping]] = ..., query: _Optional[_Union[Query, _Mapping]] = ..., query_reply: _Optional[_Union[QueryReply, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("pool_id", "facts", "protocol_min", "protocol_max")
@@ -65,6 +69,12 @@ class Hello(_message.Message):
     protocol_min: int
     protocol_max: int
     def __init__(self, pool_id: _Optional[str] = ..., facts: _Optional[_Union[_types_pb2.NodeFacts, _Mapping]] = ..., protocol_min: _Optional[int] = ..., protocol_max: _Optional[int] = ...) -> None: ...
+
+class Goodbye(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("token", "echo")
@@ -165,7 +175,7 @@ class ViewReport(_message.Message):
     def __init__(self, ballot: _Optional[_Union[_types_pb2.Ballot, _Mapping]] = ..., version: _Optional[int] = ..., members: _Optional[_Iterable[_Union[_types_pb2.Member, _Mapping]]] = ...) -> None: ...
 
 class RequestOpen(_message.Message):
-    __slots__ = ("stream_id", "request_id", "attempt", "model", "path", "body", "streaming", "prompt_tokens", "max_output_tokens", "initial_credit_bytes", "deadline_ms")
+    __slots__ = ("stream_id", "request_id", "attempt", "model", "path", "body", "streaming", "prompt_tokens", "max_output_tokens", "initial_credit_bytes", "deadline_ms", "body_bytes")
     STREAM_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -177,6 +187,7 @@ class RequestOpen(_message.Message):
     MAX_OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     INITIAL_CREDIT_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
+    BODY_BYTES_FIELD_NUMBER: _ClassVar[int]
     stream_id: int
     request_id: str
     attempt: int
@@ -188,7 +199,16 @@ class RequestOpen(_message.Message):
     max_output_tokens: int
     initial_credit_bytes: int
     deadline_ms: int
-    def __init__(self, stream_id: _Optional[int] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., path: _Optional[str] = ..., body: _Optional[bytes] = ..., streaming: _Optional[bool] = ..., prompt_tokens: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., initial_credit_bytes: _Optional[int] = ..., deadline_ms: _Optional[int] = ...) -> None: ...
+    body_bytes: int
+    def __init__(self, stream_id: _Optional[int] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., path: _Optional[str] = ..., body: _Optional[bytes] = ..., streaming: _Optional[bool] = ..., prompt_tokens: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., initial_credit_bytes: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., body_bytes: _Optional[int] = ...) -> None: ...
+
+class RequestBody(_message.Message):
+    __slots__ = ("stream_id", "chunk")
+    STREAM_ID_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    stream_id: int
+    chunk: bytes
+    def __init__(self, stream_id: _Optional[int] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class RequestCancel(_message.Message):
     __slots__ = ("stream_id",)
