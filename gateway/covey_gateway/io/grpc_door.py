@@ -86,7 +86,7 @@ class GrpcDoor:
         if owner is None:
             await context.abort(
                 grpc.StatusCode.UNAUTHENTICATED,
-                "a key is needed here: send metadata `authorization: Bearer KEY` with a key from this pool's configuration",
+                "a key is needed here: send metadata `authorization: Bearer KEY` with a key of this pool",
             )
         return owner
 

@@ -35,12 +35,20 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
 
     async def Chat(self, request: wire.ChatRequest, context: Context) -> wire.ChatResponse:
         return await self._unary(
-            context, request, "/v1/chat/completions", lambda: translate.chat_body(request, streaming=False), translate.chat_response
+            context,
+            request,
+            "/v1/chat/completions",
+            lambda: translate.chat_body(request, streaming=False),
+            translate.chat_response,
         )
 
     async def Complete(self, request: wire.CompleteRequest, context: Context) -> wire.CompleteResponse:
         return await self._unary(
-            context, request, "/v1/completions", lambda: translate.complete_body(request, streaming=False), translate.complete_response
+            context,
+            request,
+            "/v1/completions",
+            lambda: translate.complete_body(request, streaming=False),
+            translate.complete_response,
         )
 
     async def Embed(self, request: wire.EmbedRequest, context: Context) -> wire.EmbedResponse:
@@ -123,7 +131,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         if found is not None and found.max_context_tokens < needed_tokens:
             raise CallError(
                 grpc.StatusCode.FAILED_PRECONDITION,
-                f"{model} takes {found.max_context_tokens} tokens and {needed_tokens} are required: ask for another model",
+                f"{model} takes {found.max_context_tokens} tokens, {needed_tokens} are required: ask for another model",
             )
 
 

@@ -73,7 +73,8 @@ def _finish(body: Json, request: wire.ChatRequest | wire.CompleteRequest, *, str
 def _set_fields(sampling: wire.Sampling) -> Json:
     """Sampling field names are OpenAI's and vLLM's own; only those that the client set are sent."""
     return {
-        descriptor.name: list(value) if descriptor.name == "stop" else value for descriptor, value in sampling.ListFields()
+        descriptor.name: list(value) if descriptor.name == "stop" else value
+        for descriptor, value in sampling.ListFields()
     }
 
 

@@ -38,7 +38,11 @@ _MODEL: tuple[tuple[str, str, Callable[[ModelLoad], float]], ...] = (
     ("covey_model_kv_cache_tokens_total", "KV-cache capacity.", lambda m: m.kv_cache_tokens_total),
     ("covey_model_kv_cache_tokens_free", "KV-cache capacity not in use.", lambda m: m.kv_cache_tokens_free),
     ("covey_model_prefill_tokens_per_second", "Measured; 0 before the first.", lambda m: m.prefill_tokens_per_s),
-    ("covey_model_decode_tokens_per_second", "Measured, a stream; 0 before the first.", lambda m: m.decode_tokens_per_s),
+    (
+        "covey_model_decode_tokens_per_second",
+        "Measured, a stream; 0 before the first.",
+        lambda m: m.decode_tokens_per_s,
+    ),
     ("covey_model_restarts", "Restarts of the engine since the agent started.", lambda m: m.restarts),
 )
 
@@ -67,7 +71,9 @@ class PoolCollector(Collector):
 
     def _queue(self) -> Metric:
         family = GaugeMetricFamily(
-            "covey_queue_requests", "Requests waiting at the leader, where this machine is the leader.", labels=["model"]
+            "covey_queue_requests",
+            "Requests waiting at the leader, where this machine is the leader.",
+            labels=["model"],
         )
         for model, length in sorted(self._queue_lengths().items())[:MODELS_MAX]:
             family.add_metric([model], length)
@@ -79,7 +85,9 @@ def _pool(view: PoolView) -> Iterator[Metric]:
     reachable = sum(1 for m in view.members.values() if m.reachable)
     yield GaugeMetricFamily("covey_pool_machines_reachable", "Machines that can serve now.", value=reachable)
     yield GaugeMetricFamily("covey_ballot", "Counter of the granted ballot.", value=view.ballot.counter)
-    yield GaugeMetricFamily("covey_has_leader", "1 while this machine follows or is a leader.", value=float(view.leader is not None))
+    yield GaugeMetricFamily(
+        "covey_has_leader", "1 while this machine follows or is a leader.", value=float(view.leader is not None)
+    )
     leading = float(view.leader == view.self_id)
     yield GaugeMetricFamily("covey_is_leader", "1 while this machine leads.", value=leading)
 

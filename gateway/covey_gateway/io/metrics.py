@@ -1,0 +1,190 @@
+"""Counters and histograms of requests, coordination and this process, in Prometheus' format.
+
+One registry an agent, never the global one: an agent in a test must not see another's figures. Every label set is
+bounded by its source (see covey_gateway.core.observer) and once more here, by LABEL_VALUES_MAX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from covey_gateway.core.observer import RequestSummary
+from covey_gateway.io.pool_metrics import PoolCollector
+from covey_mesh.core.asking import Answer, Ask, AttemptReport
+from covey_mesh.core.ballot import NO_BALLOT, Ballot
+from covey_mesh.core.facts import PoolView
+from covey_mesh.core.names import NodeId
+from covey_mesh.core.ports import LinkLoss
+
+LABEL_VALUES_MAX = 256
+"""Distinct values of one label over a process's life; later ones are counted as "other"."""
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_FIRST_TOKEN_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_PER_TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5)
+_REQUEST_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_GAP_S = (0.1, 0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 30, 60)
+
+
+class _Bounded:
+    """Keeps a label's values to a bound."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def __call__(self, value: str) -> str:
+        if value not in self._seen:
+            if len(self._seen) >= LABEL_VALUES_MAX:
+                return "other"
+            self._seen.add(value)
+        return value
+
+
+class GatewayMetrics:
+    """Implements covey_gateway.core.observer.Observer and covey_mesh.core.ports.MeshListener."""
+
+    def __init__(
+        self,
+        version: str,
+        node_id: NodeId,
+        view: Callable[[], PoolView],
+        queue_lengths: Callable[[], dict[str, int]],
+        clock: Callable[[], float],
+    ) -> None:
+        self.registry = CollectorRegistry()
+        self._clock = clock
+        self._bounded = _Bounded()
+        self._leaderless_since: float | None = clock()
+        self._had_leader = False
+        self._last_ballot = NO_BALLOT
+        self._make_request_metrics()
+        self._make_coordination_metrics()
+        build = Gauge("covey_build_info", "1; the labels say what runs.", ["version", "node"], registry=self.registry)
+        build.labels(version, node_id).set(1)
+        self.registry.register(PoolCollector(view, queue_lengths))
+        ProcessCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+
+    def exposition(self) -> bytes:
+        """The text of /metrics."""
+        return generate_latest(self.registry)
+
+    def _make_request_metrics(self) -> None:
+        registry = self.registry
+        self._requests = Counter(
+            "covey_requests", "Requests answered, by final status (499: the client left first).",
+            ["path", "model", "status"], registry=registry,
+        )  # fmt: skip
+        self._in_flight = Gauge("covey_requests_in_flight", "Requests held by this gateway.", registry=registry)
+        self._seconds = Histogram(
+            "covey_request_seconds",
+            "From arrival to the last byte.",
+            ["path", "model"],
+            buckets=_REQUEST_S,
+            registry=registry,
+        )
+        self._first_token = Histogram(
+            "covey_time_to_first_token_seconds", "From arrival to the first body byte to the client.",
+            ["model", "node"], buckets=_FIRST_TOKEN_S, registry=registry,
+        )  # fmt: skip
+        self._per_token = Histogram(
+            "covey_time_per_output_token_seconds", "Between tokens of a stream, its mean.",
+            ["model", "node"], buckets=_PER_TOKEN_S, registry=registry,
+        )  # fmt: skip
+        self._tokens = Counter(
+            "covey_tokens", "Tokens of finished requests; kind is prompt or output.",
+            ["model", "node", "kind"], registry=registry,
+        )  # fmt: skip
+        self._attempts = Counter("covey_attempts", "Attempts of finished requests.", registry=registry)
+        self._retries = Counter(
+            "covey_retries", "Attempts repeated elsewhere before the first byte.", ["reason"], registry=registry
+        )
+        self._refused = Counter("covey_refused", "Requests refused by this gateway.", ["reason"], registry=registry)
+        self._broken = Counter("covey_broken_answers", "Answers that ended incomplete.", ["model"], registry=registry)
+
+    def _make_coordination_metrics(self) -> None:
+        registry = self.registry
+        self._ask_timeouts = Counter(
+            "covey_ask_timeouts", "Asks that the leader did not acknowledge.", registry=registry
+        )
+        self._alone = Counter(
+            "covey_decided_alone", "Machines chosen by this gateway without a leader.", registry=registry
+        )
+        self._elections = Counter(
+            "covey_leader_changes", "Leaders that this machine came to follow or be.", registry=registry
+        )
+        self._failovers = Counter("covey_failovers", "Leaders lost and replaced by another.", registry=registry)
+        self._leaderless = Histogram(
+            "covey_leaderless_seconds", "Time without a leader, each time.", buckets=_GAP_S, registry=registry
+        )
+        self._links_lost = Counter("covey_links_lost", "Links to machines that ended.", ["reason"], registry=registry)
+
+    # covey_gateway.core.observer.Observer
+
+    def request_started(self, path: str, model: str) -> None:
+        self._in_flight.inc()
+
+    def first_byte(self, model: str, node_id: NodeId, seconds: float) -> None:
+        self._first_token.labels(self._bounded(model), self._bounded(node_id)).observe(seconds)
+
+    def finished(self, summary: RequestSummary) -> None:
+        self._in_flight.dec()
+        model, node = self._bounded(summary.model), self._bounded(summary.node_id or "")
+        self._requests.labels(summary.path, model, str(summary.status)).inc()
+        self._seconds.labels(summary.path, model).observe(summary.seconds)
+        self._attempts.inc(summary.attempts)
+        self._tokens.labels(model, node, "prompt").inc(summary.prompt_tokens)
+        self._tokens.labels(model, node, "output").inc(summary.output_tokens)
+        if summary.broken:
+            self._broken.labels(model).inc()
+        if summary.streaming and summary.first_byte_s is not None and summary.output_tokens > 1:
+            pace_s = (summary.seconds - summary.first_byte_s) / (summary.output_tokens - 1)
+            self._per_token.labels(model, node).observe(pace_s)
+
+    def retried(self, reason: str) -> None:
+        self._retries.labels(reason).inc()
+
+    def ask_timed_out(self) -> None:
+        self._ask_timeouts.inc()
+
+    def decided_alone(self) -> None:
+        self._alone.inc()
+
+    def refused(self, reason: str) -> None:
+        self._refused.labels(reason).inc()
+
+    # covey_mesh.core.ports.MeshListener
+
+    def ask_received(self, gateway: NodeId, ask: Ask) -> None:
+        pass
+
+    def answer_received(self, leader: NodeId, answer: Answer) -> None:
+        pass
+
+    def attempt_reported(self, gateway: NodeId, report: AttemptReport) -> None:
+        pass
+
+    def member_changed(self, node_id: NodeId) -> None:
+        pass
+
+    def member_lost(self, node_id: NodeId, loss: LinkLoss) -> None:
+        self._links_lost.labels(loss.name.lower()).inc()
+
+    def leadership_changed(self, leader: NodeId | None, ballot: Ballot) -> None:
+        now_s = self._clock()
+        if leader is None:
+            self._leaderless_since = now_s if self._leaderless_since is None else self._leaderless_since
+            return
+        if self._leaderless_since is not None:
+            self._leaderless.observe(now_s - self._leaderless_since)
+            self._leaderless_since = None
+        if ballot == self._last_ballot:
+            return
+        self._elections.inc()
+        if self._had_leader and ballot.node_id != self._last_ballot.node_id:
+            self._failovers.inc()
+        self._had_leader, self._last_ballot = True, ballot
