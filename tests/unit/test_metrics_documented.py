@@ -1,0 +1,44 @@
+"""docs/metrics.md names every metric, and no metric that does not exist; so does the dashboard."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from covey_gateway.io.metrics import GatewayMetrics
+from covey_mesh.core.facts import PoolView
+from covey_mesh.core.names import NodeId
+
+ROOT = Path(__file__).resolve().parents[2]
+NODE = NodeId("a" * 32)
+SUFFIXES = ("_bucket", "_sum", "_count")
+
+
+def _exported() -> set[str]:
+    metrics = GatewayMetrics("1", NODE, lambda: PoolView(NODE), dict, lambda: 0.0)
+    families = metrics.registry.collect()
+    names = {f.name + ("_total" if f.type == "counter" else "") for f in families}
+    return {n for n in names if n.startswith("covey_")}
+
+
+def _used(text: str) -> set[str]:
+    """Metric names that a text uses, without a histogram's suffix."""
+    found = set(re.findall(r"\bcovey_[a-z_]+", text))
+    return {next((n.removesuffix(s) for s in SUFFIXES if n.endswith(s)), n) for n in found}
+
+
+def test_every_metric_is_documented() -> None:
+    rows = re.findall(r"^\| `(covey_[a-z_]+)` \|", (ROOT / "docs/metrics.md").read_text(), re.M)
+    assert sorted(rows) == sorted(_exported())
+
+
+def test_the_documents_expressions_use_metrics_that_exist() -> None:
+    assert _used((ROOT / "docs/metrics.md").read_text()) <= _exported()
+
+
+def test_the_dashboard_uses_metrics_that_exist() -> None:
+    dashboard = json.loads((ROOT / "deploy/grafana/dashboards/pool.json").read_text())
+    expressions = [t["expr"] for p in dashboard["panels"] for t in p.get("targets", [])]
+    assert len(expressions) > 20
+    assert _used("\n".join(expressions)) <= _exported()
