@@ -1,0 +1,103 @@
+"""Server-sent events as bytes: cut only between events, count them, find the usage at the end. Never decodes JSON.
+
+A relay that passes torn events on could not end a broken stream cleanly: the client would glue the error to half an
+event. Engines write an event per token and flush it, so holding back a torn tail delays nothing in practice.
+"""
+
+from __future__ import annotations
+
+import re
+
+EVENT_END = b"\n\n"
+EVENT_BYTES_MAX = 1024 * 1024
+"""A longer tail without an event's end is passed on as it is."""
+
+USAGE_TAIL_BYTES = 2048
+"""A usage object stands within this many bytes of an answer's end."""
+
+_USAGE = {
+    "prompt": re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,10})'),
+    "output": re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,10})'),
+}
+
+
+class EventAligner:
+    """Holds back the bytes after the last complete event."""
+
+    __slots__ = ("_tail", "events", "last")
+
+    def __init__(self) -> None:
+        self._tail = b""
+        self.events = 0
+        self.last = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Whole events, ready to send; may be empty."""
+        if self._tail:
+            chunk = self._tail + chunk
+            self._tail = b""
+        if not chunk.endswith(EVENT_END):
+            cut = chunk.rfind(EVENT_END) + len(EVENT_END)
+            if cut < len(EVENT_END):
+                cut = len(chunk) if len(chunk) > EVENT_BYTES_MAX else 0
+            chunk, self._tail = chunk[:cut], chunk[cut:]
+        if chunk:
+            self.events += chunk.count(b"data:")
+            self.last = chunk
+        return chunk
+
+    def flush(self) -> bytes:
+        """What was held back; the source ended well."""
+        tail, self._tail = self._tail, b""
+        return tail
+
+    @property
+    def end(self) -> bytes:
+        """The answer's last bytes, enough for `read_usage`."""
+        return self.last[-USAGE_TAIL_BYTES:]
+
+
+def read_usage(end: bytes) -> tuple[int, int]:
+    """(prompt tokens, output tokens) from an answer's last bytes; 0 where not told."""
+    return _last_number("prompt", end), _last_number("output", end)
+
+
+def _last_number(kind: str, end: bytes) -> int:
+    found = _USAGE[kind].findall(end[-USAGE_TAIL_BYTES:])
+    return int(found[-1]) if found else 0
+
+
+def is_refusal_event(first: bytes) -> bool:
+    """True for a stream that begins with an overloaded engine's error.
+
+    vLLM with --max-num-queued-reqs answers a full queue with status 200 and an error event where a stream was asked.
+    """
+    start = first[:512].lstrip()
+    return start.startswith(b'data: {"error"') and re.search(rb'"code"\s*:\s*"?503', start) is not None
+
+
+class TokenRatio:
+    """Bytes of prompt JSON a token, per model: an exponential average over answers that told their usage.
+
+    Bounded by MODELS_MAX models, oldest first out; each sample is clamped, so that a prompt made of images or a lying
+    engine cannot derail the estimate.
+    """
+
+    MODELS_MAX = 256
+    WEIGHT = 0.05
+    SMALLEST, LARGEST = 0.5, 16.0
+
+    def __init__(self, initial: float) -> None:
+        self._initial = initial
+        self._ratios: dict[str, float] = {}
+
+    def of(self, model: str) -> float:
+        return self._ratios.get(model, self._initial)
+
+    def learn(self, model: str, prompt_bytes: int, prompt_tokens: int) -> None:
+        if prompt_tokens <= 0 or prompt_bytes <= 0:
+            return
+        sample = min(self.LARGEST, max(self.SMALLEST, prompt_bytes / prompt_tokens))
+        if model not in self._ratios and len(self._ratios) >= self.MODELS_MAX:
+            del self._ratios[next(iter(self._ratios))]
+        self._ratios[model] = self.of(model) + self.WEIGHT * (sample - self.of(model))

@@ -1,0 +1,229 @@
+"""What happens to a request (events) and what is to be done about it (effects). Values only; the rules are request.py.
+
+Effects are run in the order given. Of the events only those that name an attempt can be late; those are dropped when
+their attempt is not the current one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from covey_gateway.core.errors import GatewayError
+from covey_mesh.core.asking import Ask, AttemptReport, Decision
+from covey_mesh.core.exchange import Failure
+from covey_mesh.core.names import NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFacts:
+    """What stays the same over all attempts. Times are readings of the injected clock, in seconds."""
+
+    request_id: str
+    path: str
+    model: str
+    streaming: bool
+    prompt_tokens: int
+    max_output_tokens: int
+    arrived_s: float
+    prefix_hashes: tuple[int, ...] = ()
+    user: str = ""
+    priority: int = 1
+    deadline_at_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStanding:
+    """What this machine's view says of the model: offered anywhere (`known`), and may it be served soon (`hopeful`)."""
+
+    known: bool
+    hopeful: bool
+    offered: tuple[str, ...] = ()
+
+
+# --- events ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The request was accepted; `leader` is the one that this machine granted, None without one."""
+
+    leader: NodeId | None
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    attempt: int
+    node_id: NodeId
+    decision: Decision | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    attempt: int
+    decision: Decision | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NoCandidate:
+    """`busy`: machines offer the model but all are full (only a gateway deciding alone says so; a leader queues)."""
+
+    attempt: int
+    standing: ModelStanding
+    decision: Decision | None = None
+    retry_after_ms: int = 0
+    busy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderChanged:
+    leader: NodeId | None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderUnreachable:
+    """The ask could not be sent, or the link to the leader is gone, while it still holds the lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamHead:
+    attempt: int
+    status: int
+    content_type: str
+    retry_after_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamData:
+    attempt: int
+    chunk: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamEnd:
+    attempt: int
+    failure: Failure | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientGone:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed; due at the machine's `wake_at_s`, harmless at any other time."""
+
+
+Event = (
+    Started
+    | Assigned
+    | Queued
+    | NoCandidate
+    | LeaderChanged
+    | LeaderUnreachable
+    | UpstreamHead
+    | UpstreamData
+    | UpstreamEnd
+    | ClientGone
+    | Tick
+)
+
+# --- effects --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SendAsk:
+    """If it cannot be sent, feed LeaderUnreachable."""
+
+    leader: NodeId
+    ask: Ask
+
+
+@dataclass(frozen=True, slots=True)
+class DecideAlone:
+    """Choose from this machine's own view; feed Assigned or NoCandidate with the ask's attempt."""
+
+    ask: Ask
+
+
+@dataclass(frozen=True, slots=True)
+class OpenOn:
+    node_id: NodeId
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelUpstream:
+    """Abort the open attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverHead:
+    status: int
+    content_type: str
+    node_id: NodeId
+    retry_after_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverData:
+    chunk: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverEnd:
+    failure: Failure | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The whole answer is this error."""
+
+    error: GatewayError
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Tell `to` (None: whoever leads) what became of an attempt; lost reports do no harm."""
+
+    to: NodeId | None
+    report: AttemptReport
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnded:
+    """For the record and the in-flight counts: the open attempt on `node_id` is over. `outcome`: "completed" or why."""
+
+    attempt: int
+    node_id: NodeId
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """For metrics: another attempt follows a failed one."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskTimedOut:
+    """The leader is slow: for metrics, and so that other requests do not wait for it either."""
+
+    leader: NodeId
+
+
+Effect = (
+    SendAsk
+    | DecideAlone
+    | OpenOn
+    | CancelUpstream
+    | DeliverHead
+    | DeliverData
+    | DeliverEnd
+    | Refuse
+    | Report
+    | AttemptEnded
+    | Retried
+    | AskTimedOut
+)
