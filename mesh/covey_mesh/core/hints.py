@@ -116,6 +116,11 @@ class HintBook:
             told.append(entry.hint)
         return told
 
+    @property
+    def pending(self) -> bool:
+        """True while a hint waits for its turn: call `due` again within about a second."""
+        return any(entry.pending for entry in self._remembered.values())
+
     def known(self) -> tuple[Hint, ...]:
         """Everything remembered, longest unheard first."""
         return tuple(entry.hint for entry in self._remembered.values())

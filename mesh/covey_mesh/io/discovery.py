@@ -43,6 +43,11 @@ REGISTER_TIMEOUT_S = 10.0
 
 STOP_TIMEOUT_S = 2.0
 
+HINTS_RETOLD_EVERY_S = 0.5
+"""While hints are held back by their rate bound."""
+
+PAUSE_MIN_S = 0.05
+
 
 @dataclass(frozen=True, slots=True)
 class DiscoverySettings:
@@ -119,7 +124,7 @@ class Discovery:
         """The addresses of this machine that are announced, best first."""
         found = self._monitor.current
         if self._settings.loopback_only:
-            return tuple(one for one in found if kind_of(one) is AddressKind.LOOPBACK)
+            found = tuple(one for one in found if kind_of(one) is AddressKind.LOOPBACK)
         return usable_addresses(found, include_loopback=self._settings.include_loopback)
 
     def start(self) -> None:
@@ -172,6 +177,7 @@ class Discovery:
         addresses = self.addresses()
         if self._zeroconf is None:
             if not addresses:
+                self._ask_again_at_s = self._clock() + self._settings.ask_again_max_s
                 return
             self._open(one_per_interface(addresses))
         elif self._instance is not None and addresses != self._announced:
@@ -190,10 +196,15 @@ class Discovery:
         self._tell_hints()
 
     def _pause_s(self) -> float:
+        """Until the next thing to do, if nothing wakes us earlier."""
         now_s = self._clock()
+        waits_s = [self._ask_again_at_s - now_s]
         update_s = self._gate.wait_s(self._advertisement, now_s)
-        ask_s = max(0.05, self._ask_again_at_s - now_s)
-        return ask_s if update_s is None else min(ask_s, max(0.05, update_s))
+        if update_s is not None and self._instance is not None:
+            waits_s.append(update_s)
+        if self._book.pending:
+            waits_s.append(HINTS_RETOLD_EVERY_S)
+        return max(PAUSE_MIN_S, min(waits_s))
 
     def _open(self, joined: tuple[InterfaceAddress, ...]) -> None:
         self._zeroconf = AsyncZeroconf(interfaces=[one.address for one in joined])

@@ -65,9 +65,10 @@ class ServiceBrowser(ServiceListener):
         browser, self._browser = self._browser, None
         self._zeroconf = None
         self._pending.clear()
-        for worker in self._workers:
+        workers = tuple(self._workers)
+        for worker in workers:
             worker.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
+        await asyncio.gather(*workers, return_exceptions=True)
         if browser is not None:
             await browser.async_cancel()
 
@@ -108,12 +109,17 @@ class ServiceBrowser(ServiceListener):
         if len(self._workers) < RESOLVES_AT_ONCE_MAX:
             worker = asyncio.get_running_loop().create_task(self._resolve_pending(), name="mdns-resolve")
             self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
 
     async def _resolve_pending(self) -> None:
-        while self._pending and self._zeroconf is not None:
-            name = next(iter(self._pending))
-            del self._pending[name]
-            info = self._info(name)
-            if info is not None and await info.async_request(self._zeroconf, RESOLVE_TIMEOUT_MS):
-                self._found(name, info)
+        try:
+            while self._pending and self._zeroconf is not None:
+                name = next(iter(self._pending))
+                del self._pending[name]
+                info = self._info(name)
+                if info is not None and await info.async_request(self._zeroconf, RESOLVE_TIMEOUT_MS):
+                    self._found(name, info)
+        finally:
+            # Here and not in a callback of the task: an instance that comes between the two would find no worker.
+            worker = asyncio.current_task()
+            if worker is not None:
+                self._workers.discard(worker)
