@@ -1,0 +1,148 @@
+"""What waits to be written to one link, and in which order it goes.
+
+Control items first, then the streams in turns of at most one chunk, so that neither a large body nor a fast answer
+delays a heartbeat or starves another stream. Chunks of one stream that wait together leave as one item. Not here:
+when a batch is written (link.py).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from covey_mesh.core.limits import DATA_CHUNK_BYTES_MAX
+from covey_mesh.wire.v1.link_pb2 import Item
+
+BATCH_TARGET_BYTES = 256 * 1024
+"""A batch is closed when it has reached this; a single item may be larger."""
+
+ITEM_OVERHEAD_BYTES = 32
+"""Counted for each item besides its content, so that a flood of empty items is bounded as well."""
+
+FLUSH_INTERVAL_S = 0.005
+"""Items that are not urgent leave at most this long after the batch before (measured: a batch a token costs several
+times the CPU); on an idle link they leave at once."""
+
+
+def flush_delay_s(now_s: float, last_flush_s: float, urgent: bool, waiting_bytes: int) -> float:
+    """How long the next batch should still wait; 0: write now."""
+    if urgent or waiting_bytes >= BATCH_TARGET_BYTES:
+        return 0.0
+    return max(0.0, last_flush_s + FLUSH_INTERVAL_S - now_s)
+
+
+class Lane:
+    """One stream's items, in order."""
+
+    __slots__ = ("_chunk_item", "_entries", "_outbox", "queued", "started")
+
+    def __init__(self, outbox: Outbox, chunk_item: Callable[[bytes], Item]) -> None:
+        self._outbox = outbox
+        self._chunk_item = chunk_item
+        self._entries: deque[tuple[Item | None, memoryview, int]] = deque()
+        self.started = False
+        """True once anything of it was taken for a batch."""
+        self.queued = False
+        """True while the outbox has it in line for a turn."""
+
+    def put(self, item: Item, urgent: bool) -> None:
+        """Queue a whole item."""
+        size_bytes = item.ByteSize() + ITEM_OVERHEAD_BYTES
+        self._entries.append((item, _NOTHING, size_bytes))
+        self._outbox.lane_grew(self, size_bytes, urgent)
+
+    def put_data(self, chunk: bytes | memoryview, urgent: bool) -> None:
+        """Queue bytes; they may leave cut or joined."""
+        view = memoryview(chunk)
+        size_bytes = len(view) + ITEM_OVERHEAD_BYTES
+        self._entries.append((None, view, size_bytes))
+        self._outbox.lane_grew(self, size_bytes, urgent)
+
+    def discard(self) -> None:
+        """Forget what waits."""
+        self._outbox.lane_shrank(sum(size for _, _, size in self._entries))
+        self._entries.clear()
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    def take_turn(self, items: list[Item]) -> int:
+        """Move up to one chunk of data, and the items around it, to `items`. Returns their bytes."""
+        self.started = True
+        taken_bytes, data_bytes = 0, 0
+        pieces: list[memoryview] = []
+        while self._entries and data_bytes < DATA_CHUNK_BYTES_MAX:
+            item, view, size_bytes = self._entries.popleft()
+            if item is not None:
+                self._emit(pieces, items)
+                items.append(item)
+                taken_bytes += size_bytes
+                continue
+            room_bytes = DATA_CHUNK_BYTES_MAX - data_bytes
+            if len(view) > room_bytes:
+                rest = view[room_bytes:]
+                self._entries.appendleft((None, rest, len(rest) + ITEM_OVERHEAD_BYTES))
+                view, size_bytes = view[:room_bytes], room_bytes
+            pieces.append(view)
+            data_bytes += len(view)
+            taken_bytes += size_bytes
+        self._emit(pieces, items)
+        return taken_bytes
+
+    def _emit(self, pieces: list[memoryview], items: list[Item]) -> None:
+        if pieces:
+            items.append(self._chunk_item(b"".join(pieces)))
+            pieces.clear()
+
+
+class Outbox:
+    """Everything that waits for one link. Sizes are of content plus a fixed overhead an item."""
+
+    def __init__(self) -> None:
+        self._control: deque[tuple[Item, int]] = deque()
+        self._turns: deque[Lane] = deque()
+        self.waiting_bytes = 0
+        self.urgent = False
+
+    def put_control(self, item: Item, urgent: bool) -> None:
+        """Queue ahead of every stream's items."""
+        size_bytes = item.ByteSize() + ITEM_OVERHEAD_BYTES
+        self._control.append((item, size_bytes))
+        self.waiting_bytes += size_bytes
+        self.urgent = self.urgent or urgent
+
+    def lane(self, chunk_item: Callable[[bytes], Item]) -> Lane:
+        """A new stream's place; `chunk_item` wraps its bytes."""
+        return Lane(self, chunk_item)
+
+    def lane_grew(self, lane: Lane, size_bytes: int, urgent: bool) -> None:
+        self.waiting_bytes += size_bytes
+        self.urgent = self.urgent or urgent
+        if not lane.queued:
+            lane.queued = True
+            self._turns.append(lane)
+
+    def lane_shrank(self, size_bytes: int) -> None:
+        self.waiting_bytes -= size_bytes
+
+    def take(self) -> list[Item]:
+        """The next batch; empty when nothing waits."""
+        items: list[Item] = []
+        batch_bytes = 0
+        while self._control and batch_bytes < BATCH_TARGET_BYTES:
+            item, size_bytes = self._control.popleft()
+            items.append(item)
+            batch_bytes += size_bytes
+        while self._turns and batch_bytes < BATCH_TARGET_BYTES:
+            lane = self._turns.popleft()
+            batch_bytes += lane.take_turn(items)
+            lane.queued = bool(lane)
+            if lane:
+                self._turns.append(lane)
+        self.waiting_bytes -= batch_bytes
+        if not self._control and not self._turns:
+            self.urgent = False
+        return items
+
+
+_NOTHING = memoryview(b"")
