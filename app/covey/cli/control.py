@@ -1,0 +1,59 @@
+"""Commands that change a running agent, and the one that looks for what is wrong: drain, down, doctor."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from covey.cli.invocation import Invocation, common_options
+from covey.errors import ExitCode, UserError
+from covey.running import running_agent
+
+POLL_INTERVAL_S = 0.05
+STOP_MARGIN_S = 30.0
+"""On top of the grace given to requests: engines need up to 15 s to end."""
+
+
+@click.command()
+@click.option("--undo", is_flag=True, help="Take new requests again.")
+@common_options
+def drain(invocation: Invocation, undo: bool) -> None:
+    """Let this machine finish what it has and take nothing new; the pool serves on."""
+    content = invocation.agent().post("/covey/v1/drain", {"draining": not undo})
+    said = "takes requests again" if undo else "takes no new requests; `covey drain --undo` takes that back"
+    invocation.show(content, lambda _: f"this machine {said}")
+
+
+@click.command()
+@click.option("--grace", "grace_s", type=click.FloatRange(min=0), help="Seconds for requests in flight (grace_s).")
+@common_options
+def down(invocation: Invocation, grace_s: float | None) -> None:
+    """Stop this machine's agent and its engines: finish requests, hand over leadership, say goodbye."""
+    state_dir = invocation.load().configuration.state_dir
+    found = running_agent(state_dir)
+    if found is None:
+        invocation.show({"stopped": False, "reason": "not running"}, lambda _: "no covey agent is running here")
+        return
+    grace = invocation.load().configuration.grace_s if grace_s is None else grace_s
+    invocation.agent().post("/covey/v1/shutdown", {"grace_s": grace})
+    deadline = time.monotonic() + grace + STOP_MARGIN_S
+    while found.alive():
+        if time.monotonic() > deadline:
+            raise UserError(f"the agent (process {found.pid}) has not ended in time", f"end it: kill {found.pid}")
+        time.sleep(POLL_INTERVAL_S)
+    invocation.show({"stopped": True, "pid": found.pid}, lambda _: "stopped")
+
+
+@click.command()
+@common_options
+def doctor(invocation: Invocation) -> None:
+    """Look for what is wrong on this machine and in its pool, and say what to do about it."""
+    from covey.doctor.report import findings_table, run_checks
+
+    findings = run_checks(invocation.load())
+    content: dict[str, Any] = {"findings": findings}
+    invocation.show(content, lambda _: findings_table(findings))
+    if any(finding["severity"] == "problem" for finding in findings):
+        click.get_current_context().exit(int(ExitCode.UNHEALTHY))
