@@ -49,10 +49,12 @@ class GrpcDoor:
             ],
             maximum_concurrent_rpcs=CONCURRENT_CALLS_MAX,
         )
-        inference_pb2_grpc.add_InferenceServicer_to_server(
+        inference_pb2_grpc.add_InferenceServicer_to_server(  # type: ignore[no-untyped-call]
             InferenceService(door, status, self._authenticate), self._server
         )
-        pool_pb2_grpc.add_PoolServicer_to_server(PoolService(status, self._authenticate), self._server)
+        pool_pb2_grpc.add_PoolServicer_to_server(  # type: ignore[no-untyped-call]
+            PoolService(status, self._authenticate), self._server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (INFERENCE, POOL, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server

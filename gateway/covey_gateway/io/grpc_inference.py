@@ -23,6 +23,7 @@ Authenticate = Callable[[Context], Awaitable[str]]
 """Returns the key's owner, or aborts the call with UNAUTHENTICATED."""
 
 _Chunk = TypeVar("_Chunk", wire.ChatChunk, wire.CompleteChunk)
+_Response = TypeVar("_Response", wire.ChatResponse, wire.CompleteResponse, wire.EmbedResponse)
 
 
 class InferenceService(inference_pb2_grpc.InferenceServicer):
@@ -85,8 +86,8 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         request: wire.ChatRequest | wire.CompleteRequest | wire.EmbedRequest,
         path: str,
         body: Callable[[], bytes],
-        response: Callable[[Any, AnswerHead], Any],
-    ) -> Any:
+        response: Callable[[Any, AnswerHead], _Response],
+    ) -> _Response:
         user = await self._authenticate(context)
         try:
             async with Call(self._door, self._incoming(context, request, path, body(), user)) as call:

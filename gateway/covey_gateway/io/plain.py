@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 
@@ -17,7 +16,8 @@ def plain(message: Message) -> dict[str, Any]:
     return {field.name: _field(message, field) for field in message.DESCRIPTOR.fields}
 
 
-def _field(message: Message, field: FieldDescriptor) -> Any:
+# Descriptors come in a pure and a C flavour that share no type: Any.
+def _field(message: Message, field: Any) -> Any:
     value = getattr(message, field.name)
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         return dict(value)
@@ -28,7 +28,7 @@ def _field(message: Message, field: FieldDescriptor) -> Any:
     return _value(value, field)
 
 
-def _value(value: Any, field: FieldDescriptor) -> Any:
+def _value(value: Any, field: Any) -> Any:
     if field.message_type is not None:
         return plain(value)
     if field.enum_type is not None:
@@ -36,10 +36,10 @@ def _value(value: Any, field: FieldDescriptor) -> Any:
     return value
 
 
-def _word(kind: EnumDescriptor, number: int) -> str | int:
+def _word(kind: Any, number: int) -> str | int:
     found = kind.values_by_number.get(number)
     if found is None:
         return number
-    words = found.name.lower()
+    words = str(found.name).lower()
     shared = "".join("_" + c.lower() if c.isupper() else c for c in kind.name).lstrip("_") + "_"
     return words.removeprefix(shared)

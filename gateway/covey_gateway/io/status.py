@@ -1,0 +1,96 @@
+"""What operators and programs are told of the pool: one builder for gRPC, the local HTTP routes and the CLI.
+
+Reads the view and the runner's records; changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from covey_gateway.core.known_models import KnownModel, known_models
+from covey_mesh.core.names import NodeId
+from covey_mesh.core.ports import Mesh
+from covey_mesh.io.codec_facts import member_to_wire
+from covey_mesh.wire.v1 import pool_pb2 as wire
+from covey_mesh.wire.v1 import types_pb2
+
+QUERY_KIND = "explain"
+"""The mesh query by which one machine asks another for a request's record."""
+
+QUERY_TIMEOUT_S = 1.0
+QUERY_MACHINES_MAX = 16
+"""Machines asked for a record whose id does not name its gateway."""
+
+REQUEST_ID_BYTES_MAX = 128
+
+
+class Records(Protocol):
+    """The runner's memory of its last requests (covey_mesh.core.limits.DECISIONS_KEPT)."""
+
+    def explain(self, request_id: str) -> wire.ExplainRequestResponse | None: ...
+
+
+class PoolStatus:
+    """Snapshots, models, and explanations from wherever the request entered."""
+
+    def __init__(
+        self, mesh: Mesh, pool_id: str, pool_name: str, records: Records, queue_lengths: Callable[[], dict[str, int]]
+    ) -> None:
+        self._mesh = mesh
+        self._pool_id = pool_id
+        self._pool_name = pool_name
+        self._records = records
+        self._queue_lengths = queue_lengths
+        mesh.answer_queries(QUERY_KIND, self._answer_query)
+
+    def snapshot(self) -> wire.GetPoolResponse:
+        """The pool as this machine sees it now."""
+        view = self._mesh.view()
+        return wire.GetPoolResponse(
+            pool_id=self._pool_id,
+            pool_name=self._pool_name,
+            node_id=view.self_id,
+            leader_node_id=view.leader or "",
+            ballot=types_pb2.Ballot(counter=view.ballot.counter, node_id=view.ballot.node_id),
+            view_version=view.version,
+            members=[member_to_wire(view.members[node_id]) for node_id in sorted(view.members)],
+            models=[_model(m) for m in known_models(view)],
+            queued_requests=sum(self._queue_lengths().values()),
+        )
+
+    def models(self) -> list[KnownModel]:
+        """What could serve a request now."""
+        return known_models(self._mesh.view())
+
+    async def explain(self, request_id: str) -> wire.ExplainRequestResponse | None:
+        """The record of a request, from the machine where it entered. None where nobody reachable remembers it."""
+        if not request_id or len(request_id) > REQUEST_ID_BYTES_MAX:
+            return None
+        found = self._records.explain(request_id)
+        if found is not None:
+            return found
+        for node_id in self._where_it_may_have_entered(request_id):
+            payload = await self._mesh.query(node_id, QUERY_KIND, request_id.encode(), QUERY_TIMEOUT_S)
+            if payload is not None:
+                return wire.ExplainRequestResponse.FromString(payload)
+        return None
+
+    def _where_it_may_have_entered(self, request_id: str) -> list[NodeId]:
+        """Request ids carry the first digits of their gateway's id; others are asked only where none matches."""
+        view = self._mesh.view()
+        others = [n for n, m in view.members.items() if m.reachable and n != view.self_id]
+        named = [n for n in others if n[:8] in request_id]
+        return (named or others)[:QUERY_MACHINES_MAX]
+
+    def _answer_query(self, payload: bytes) -> bytes | None:
+        if len(payload) > REQUEST_ID_BYTES_MAX:
+            return None
+        found = self._records.explain(payload.decode(errors="replace"))
+        return None if found is None else found.SerializeToString()
+
+
+def _model(model: KnownModel) -> wire.PoolModel:
+    return wire.PoolModel(
+        model=model.model, task=model.task, max_context_tokens=model.max_context_tokens, node_ids=list(model.node_ids)
+    )
