@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from covey_gateway.core.front import AnswerHead, ClientSink, IncomingRequest
+from covey_gateway.core.records import RequestRecord
 from covey_gateway.io import grpc_call
 from covey_gateway.io.grpc_door import GrpcDoor
 from covey_gateway.io.status import PoolStatus
@@ -71,6 +72,8 @@ class FakeDoor:
 class FakeMesh:
     """The part of Mesh that PoolStatus uses."""
 
+    self_id = A
+
     def view(self) -> PoolView:
         load = ModelLoad("m", EngineState.READY, "simulated", Task.GENERATE, 2048)
         member = Member(NodeFacts(A, "desk", "1", 1, 1), NodeLoad(A, 1, 1, (), (load,)), reachable=True)
@@ -84,8 +87,13 @@ class FakeMesh:
 
 
 class FakeRecords:
-    def explain(self, request_id: str) -> pool_pb2.ExplainRequestResponse | None:
-        return pool_pb2.ExplainRequestResponse(request_id=request_id) if request_id == "known" else None
+    def record(self, request_id: str) -> RequestRecord | None:
+        if request_id != "known":
+            return None
+        record = RequestRecord("known", "/v1/completions", "m", False, 3, 16, 1.0)
+        record.opened(1, A, 10.0)
+        record.ended(1, "completed", 12.5)
+        return record
 
 
 @dataclass
@@ -268,7 +276,8 @@ async def test_pool_and_explain(client: Client) -> None:
     assert (await watch.read()).view_version == 3
     watch.cancel()
     found = await client.pool.ExplainRequest(pool_pb2.ExplainRequestRequest(request_id="known"))
-    assert found.request_id == "known"
+    assert (found.request_id, found.gateway_node_id, found.attempts[0].total_s) == ("known", A, 2.5)
+    assert not found.HasField("total_s")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await client.pool.ExplainRequest(pool_pb2.ExplainRequestRequest(request_id="other"))
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND

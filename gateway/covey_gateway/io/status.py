@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 from covey_gateway.core.known_models import KnownModel, known_models
+from covey_gateway.core.records import RequestRecord
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.ports import Mesh
+from covey_mesh.io.codec_asking import decision_to_wire
 from covey_mesh.io.codec_facts import member_to_wire
 from covey_mesh.wire.v1 import pool_pb2 as wire
 from covey_mesh.wire.v1 import types_pb2
@@ -28,7 +30,7 @@ REQUEST_ID_BYTES_MAX = 128
 class Records(Protocol):
     """The runner's memory of its last requests (covey_mesh.core.limits.DECISIONS_KEPT)."""
 
-    def explain(self, request_id: str) -> wire.ExplainRequestResponse | None: ...
+    def record(self, request_id: str) -> RequestRecord | None: ...
 
 
 class PoolStatus:
@@ -67,9 +69,9 @@ class PoolStatus:
         """The record of a request, from the machine where it entered. None where nobody reachable remembers it."""
         if not request_id or len(request_id) > REQUEST_ID_BYTES_MAX:
             return None
-        found = self._records.explain(request_id)
+        found = self._records.record(request_id)
         if found is not None:
-            return found
+            return explained(found, self._mesh.self_id)
         for node_id in self._where_it_may_have_entered(request_id):
             payload = await self._mesh.query(node_id, QUERY_KIND, request_id.encode(), QUERY_TIMEOUT_S)
             if payload is not None:
@@ -86,8 +88,37 @@ class PoolStatus:
     def _answer_query(self, payload: bytes) -> bytes | None:
         if len(payload) > REQUEST_ID_BYTES_MAX:
             return None
-        found = self._records.explain(payload.decode(errors="replace"))
-        return None if found is None else found.SerializeToString()
+        found = self._records.record(payload.decode(errors="replace"))
+        return None if found is None else explained(found, self._mesh.self_id).SerializeToString()
+
+
+def explained(record: RequestRecord, gateway: NodeId) -> wire.ExplainRequestResponse:
+    """The wire form of a request's record."""
+    return wire.ExplainRequestResponse(
+        request_id=record.request_id,
+        gateway_node_id=gateway,
+        decisions=[decision_to_wire(d) for d in record.decisions],
+        attempts=[
+            wire.AttemptRecord(
+                attempt=a.attempt,
+                node_id=a.node_id,
+                outcome=a.outcome,
+                first_byte_s=a.first_byte_s,
+                total_s=a.total_s,
+            )
+            for a in record.attempts
+        ],
+        status=record.status,
+        path=record.path,
+        model=record.model,
+        streaming=record.streaming,
+        prompt_tokens=record.prompt_tokens,
+        max_output_tokens=record.max_output_tokens,
+        arrived_at_unix_s=record.arrived_at_unix_s,
+        error=record.error,
+        first_byte_s=record.first_byte_s,
+        total_s=record.total_s,
+    )
 
 
 def _model(model: KnownModel) -> wire.PoolModel:

@@ -52,18 +52,36 @@ class ExplainRequestRequest(_message.Message):
     def __init__(self, request_id: _Optional[str] = ...) -> None: ...
 
 class ExplainRequestResponse(_message.Message):
-    __slots__ = ("request_id", "gateway_node_id", "decisions", "attempts", "status")
+    __slots__ = ("request_id", "gateway_node_id", "decisions", "attempts", "status", "path", "model", "streaming", "prompt_tokens", "max_output_tokens", "arrived_at_unix_s", "error", "first_byte_s", "total_s")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     GATEWAY_NODE_ID_FIELD_NUMBER: _ClassVar[int]
     DECISIONS_FIELD_NUMBER: _ClassVar[int]
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    STREAMING_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ARRIVED_AT_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    FIRST_BYTE_S_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_S_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     gateway_node_id: str
     decisions: _containers.RepeatedCompositeFieldContainer[_types_pb2.Decision]
     attempts: _containers.RepeatedCompositeFieldContainer[AttemptRecord]
     status: int
-    def __init__(self, request_id: _Optional[str] = ..., gateway_node_id: _Optional[str] = ..., decisions: _Optional[_Iterable[_Union[_types_pb2.Decision, _Mapping]]] = ..., attempts: _Optional[_Iterable[_Union[AttemptRecord, _Mapping]]] = ..., status: _Optional[int] = ...) -> None: ...
+    path: str
+    model: str
+    streaming: bool
+    prompt_tokens: int
+    max_output_tokens: int
+    arrived_at_unix_s: float
+    error: str
+    first_byte_s: float
+    total_s: float
+    def __init__(self, request_id: _Optional[str] = ..., gateway_node_id: _Optional[str] = ..., decisions: _Optional[_Iterable[_Union[_types_pb2.Decision, _Mapping]]] = ..., attempts: _Optional[_Iterable[_Union[AttemptRecord, _Mapping]]] = ..., status: _Optional[int] = ..., path: _Optional[str] = ..., model: _Optional[str] = ..., streaming: _Optional[bool] = ..., prompt_tokens: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., arrived_at_unix_s: _Optional[float] = ..., error: _Optional[str] = ..., first_byte_s: _Optional[float] = ..., total_s: _Optional[float] = ...) -> None: ...
 
 class AttemptRecord(_message.Message):
     __slots__ = ("attempt", "node_id", "outcome", "first_byte_s", "total_s")
