@@ -1,0 +1,41 @@
+"""An ask made safe: a gateway may be broken too."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from covey_mesh.core.asking import Ask
+from covey_scheduler.core.machine import TOKENS_MAX, clamp, clamp_int
+from covey_scheduler.core.prefix import BLOCKS_MAX
+
+PRIORITY_LOWEST = 2
+"""Classes: 0 interactive, 1 normal, 2 batch."""
+
+WAITED_S_MAX = 3600.0
+DEADLINE_S_MAX = 86_400.0
+DEADLINE_S_MIN = 0.001
+"""A deadline that has passed is not "no deadline"."""
+
+USER_LENGTH_MAX = 128
+
+
+def clean_ask(ask: Ask) -> Ask:
+    """Every number finite and within its bound; an odd deadline counts as none."""
+    return replace(
+        ask,
+        prompt_tokens=clamp_int(ask.prompt_tokens, TOKENS_MAX),
+        max_output_tokens=clamp_int(ask.max_output_tokens, TOKENS_MAX),
+        prefix_hashes=ask.prefix_hashes[:BLOCKS_MAX],
+        user=ask.user[:USER_LENGTH_MAX],
+        priority=clamp_int(ask.priority, PRIORITY_LOWEST),
+        deadline_s=clean_deadline_s(ask.deadline_s),
+        waited_s=clamp(ask.waited_s, 0.0, WAITED_S_MAX),
+    )
+
+
+def clean_deadline_s(deadline_s: float) -> float:
+    """0 for none; else within [DEADLINE_S_MIN, DEADLINE_S_MAX]."""
+    if not math.isfinite(deadline_s) or deadline_s == 0:
+        return 0.0
+    return clamp(deadline_s, DEADLINE_S_MIN, DEADLINE_S_MAX)

@@ -1,0 +1,143 @@
+"""Which machines may serve an ask at all: one small function a reason, listed in order in FILTERS.
+
+A filter returns "" where the machine passes, else a sentence for people. To add one: write the function, add a row.
+`busy` is no filter: a busy machine is a candidate that the ask would wait for (late binding).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from covey_mesh.core.asking import Ask
+from covey_mesh.core.facts import EngineState, ModelLoad
+from covey_scheduler.core.machine import DETAIL_LENGTH_MAX, TOKENS_MAX, Candidate, clamp_int
+
+ESTIMATE_SLACK = 2.0
+"""A gateway's token count is an estimate. Up to this factor over the largest context the ask still goes to a machine
+that has it: the engine counts exactly, and its own error reaches the client."""
+
+_COMING = (EngineState.STARTING, EngineState.BACKING_OFF)
+
+
+def model_offered(ask: Ask, candidate: Candidate) -> str:
+    return "" if candidate.machine.load is not None else "does not offer the model"
+
+
+def context_fits(ask: Ask, candidate: Candidate) -> str:
+    """Shorter contexts are passed over while a longer one exists in the pool."""
+    context = _load(candidate).max_context_tokens
+    need = clamp_int(ask.prompt_tokens, TOKENS_MAX)
+    if not context or need <= context:
+        return ""
+    if context >= candidate.largest_context_tokens and need <= context * ESTIMATE_SLACK:
+        return ""
+    return f"prompt of about {need} tokens is longer than its context of {context}"
+
+
+def kv_cache_can_hold(ask: Ask, candidate: Candidate) -> str:
+    """The whole cache, not what is free now: who could never hold the prompt is no candidate."""
+    total = _load(candidate).kv_cache_tokens_total
+    need = clamp_int(ask.prompt_tokens, TOKENS_MAX)
+    if not total or need <= total * ESTIMATE_SLACK:
+        return ""
+    return f"prompt of about {need} tokens can never fit its KV cache of {total}"
+
+
+def not_excluded(ask: Ask, candidate: Candidate) -> str:
+    """What the gateway says of it: refused this request, or cannot be reached from there."""
+    reason = ask.excluded.get(candidate.machine.node_id)
+    if reason is None:
+        return ""
+    return f"excluded by the gateway: {reason[:DETAIL_LENGTH_MAX] or 'no reason given'}"
+
+
+def not_draining(ask: Ask, candidate: Candidate) -> str:
+    return "draining: takes no new requests" if candidate.machine.draining else ""
+
+
+def engine_running(ask: Ask, candidate: Candidate) -> str:
+    load = _load(candidate)
+    if load.state is EngineState.READY or load.state in _COMING:
+        return ""
+    return _state(load)
+
+
+def reachable(ask: Ask, candidate: Candidate) -> str:
+    return "" if candidate.machine.reachable else "cannot be reached now"
+
+
+def engine_ready(ask: Ask, candidate: Candidate) -> str:
+    load = _load(candidate)
+    return "" if load.state is EngineState.READY else _state(load)
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """`recovers`: worth a moment's wait. `retry_after_ms`: what a client is told if nothing passed; 0: do not retry."""
+
+    name: str
+    rejects: Callable[[Ask, Candidate], str]
+    recovers: bool = False
+    retry_after_ms: int = 0
+
+
+FILTERS: tuple[Filter, ...] = (
+    # What never passes first, what may pass in a moment last: the reason shown is the one that matters.
+    Filter("model_offered", model_offered),
+    Filter("context_fits", context_fits),
+    Filter("kv_cache_can_hold", kv_cache_can_hold),
+    Filter("engine_running", engine_running, retry_after_ms=5000),
+    Filter("not_draining", not_draining, retry_after_ms=2000),
+    Filter("not_excluded", not_excluded, retry_after_ms=250),
+    Filter("reachable", reachable, recovers=True, retry_after_ms=1000),
+    Filter("engine_ready", engine_ready, recovers=True, retry_after_ms=2000),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """The first filter that a machine failed, and why."""
+
+    candidate: Candidate
+    failed: Filter
+    reason: str
+
+
+def rejection_of(ask: Ask, candidate: Candidate) -> Rejection | None:
+    """None if the machine passes every filter."""
+    for each in FILTERS:
+        reason = each.rejects(ask, candidate)
+        if reason:
+            return Rejection(candidate, each, reason)
+    return None
+
+
+def retry_after_ms(rejections: tuple[Rejection, ...]) -> int:
+    """The soonest that any rejected machine might serve; 0 if none ever will."""
+    return min((r.failed.retry_after_ms for r in rejections if r.failed.retry_after_ms), default=0)
+
+
+def busy(ask: Ask, candidate: Candidate) -> str:
+    """Why the machine would only queue the ask; "" if it can start at once."""
+    load = _load(candidate)
+    running = load.running_requests + candidate.reserved_requests
+    if load.running_limit and running >= load.running_limit:
+        return f"busy: {running} of {load.running_limit} running"
+    if load.waiting_requests:
+        return f"busy: {load.waiting_requests} waiting"
+    if not running or not load.kv_cache_tokens_total:
+        # An idle machine is never busy, whatever it says of its cache: else a wrong count would starve it.
+        return ""
+    free = load.kv_cache_tokens_free - candidate.reserved_tokens
+    need = clamp_int(ask.prompt_tokens, TOKENS_MAX) - candidate.cached_tokens
+    return f"busy: {max(free, 0)} KV-cache tokens free, {need} needed" if free < need else ""
+
+
+def _load(candidate: Candidate) -> ModelLoad:
+    assert candidate.machine.load is not None, "model_offered comes first"
+    return candidate.machine.load
+
+
+def _state(load: ModelLoad) -> str:
+    return f"engine is {load.state.value}" + (f": {load.detail}" if load.detail else "")

@@ -1,0 +1,163 @@
+"""A machine that offers a model, with every number made safe: what filters and predictions read.
+
+Reports come from other machines, which may be broken or lie: nothing outside this file reads a NodeLoad's numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from covey_mesh.core.facts import Member, ModelLoad, Task
+from covey_mesh.core.names import NodeId
+from covey_scheduler.core import hardware
+
+TOKENS_MAX = 10_000_000
+"""Larger token counts are cut to this: no context is longer."""
+
+QUEUED_TOKENS_MAX = 1_000_000_000
+REQUESTS_MAX = 65_536
+PREFILL_TOKENS_PER_S_MAX = 500_000.0
+DECODE_TOKENS_PER_S_MAX = 5_000.0
+"""Faster than any machine: who claims more gets no more for it."""
+
+TOKENS_PER_S_MIN = 0.01
+ROUND_TRIP_S_MAX = 10.0
+DETAIL_LENGTH_MAX = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """Tokens a second of one stream; `measured` is False for a prior."""
+
+    prefill_tokens_per_s: float
+    decode_tokens_per_s: float
+    measured: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One member and its load for one model (None: not offered there), cleaned."""
+
+    node_id: NodeId
+    generation: tuple[int, int]
+    """Changes with every new life of the agent or the engine: a cache of an earlier one is gone."""
+    reachable: bool
+    draining: bool
+    round_trip_s: float
+    load: ModelLoad | None
+    speeds: Speeds
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A machine at the moment of one ask. `reserved_*`: assigned by the decider, not yet in the machine's report."""
+
+    machine: Machine
+    cached_tokens: int = 0
+    reserved_requests: int = 0
+    reserved_tokens: int = 0
+    recent_failures: int = 0
+    largest_context_tokens: int = 0
+    requests_ahead: int = 0
+
+
+def clamp(value: float, low: float, high: float) -> float:
+    """`value` within [low, high]; what is not a number counts as `low`."""
+    return low if math.isnan(value) else min(max(value, low), high)
+
+
+def clamp_int(value: int, high: int) -> int:
+    return min(max(int(value), 0), high)
+
+
+def clean_load(load: ModelLoad) -> ModelLoad:
+    """Counts within [0, a bound]; speeds within bounds, 0 where they are no positive finite number."""
+    return replace(
+        load,
+        max_context_tokens=clamp_int(load.max_context_tokens, TOKENS_MAX),
+        running_requests=clamp_int(load.running_requests, REQUESTS_MAX),
+        waiting_requests=clamp_int(load.waiting_requests, REQUESTS_MAX),
+        running_limit=clamp_int(load.running_limit, REQUESTS_MAX),
+        waiting_limit=clamp_int(load.waiting_limit, REQUESTS_MAX),
+        queued_tokens=clamp_int(load.queued_tokens, QUEUED_TOKENS_MAX),
+        kv_cache_tokens_total=clamp_int(load.kv_cache_tokens_total, QUEUED_TOKENS_MAX),
+        kv_cache_tokens_free=clamp_int(load.kv_cache_tokens_free, QUEUED_TOKENS_MAX),
+        prefill_tokens_per_s=clean_speed(load.prefill_tokens_per_s, PREFILL_TOKENS_PER_S_MAX),
+        decode_tokens_per_s=clean_speed(load.decode_tokens_per_s, DECODE_TOKENS_PER_S_MAX),
+        detail="".join(c if c.isprintable() else " " for c in load.detail[:DETAIL_LENGTH_MAX]),
+    )
+
+
+def clean_speed(tokens_per_s: float, highest: float) -> float:
+    """0 (not measured) for what is no positive finite number; else within [TOKENS_PER_S_MIN, highest]."""
+    if not math.isfinite(tokens_per_s) or tokens_per_s <= 0:
+        return 0.0
+    return min(max(tokens_per_s, TOKENS_PER_S_MIN), highest)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Measured speed over prior speed, the median of the machines where the model was measured; 1.0 without any."""
+
+    prefill: float = 1.0
+    decode: float = 1.0
+
+
+def calibration_of(model: str, members: Iterable[tuple[Member, ModelLoad]]) -> Calibration:
+    """Tells the prior what it cannot know (the model's real size, the engine's efficiency) from other machines."""
+    parameters = hardware.parameters_guess(model)
+    prefill, decode = [], []
+    for member, load in members:
+        own = hardware.hardware_of(member)
+        if load.prefill_tokens_per_s > 0:
+            prefill.append(load.prefill_tokens_per_s / hardware.prefill_prior_tokens_per_s(own, parameters))
+        if load.decode_tokens_per_s > 0:
+            decode.append(load.decode_tokens_per_s / hardware.decode_prior_tokens_per_s(own, parameters))
+    return Calibration(statistics.median(prefill) if prefill else 1.0, statistics.median(decode) if decode else 1.0)
+
+
+def speeds_of(member: Member, load: ModelLoad, calibration: Calibration) -> Speeds:
+    """Measured speeds where there are any, else the calibrated prior. `load` is clean."""
+    prefill, decode = load.prefill_tokens_per_s, load.decode_tokens_per_s
+    if prefill > 0 and (decode > 0 or load.task is Task.EMBED):
+        return Speeds(prefill, decode or TOKENS_PER_S_MIN, True)
+    own, parameters = hardware.hardware_of(member), hardware.parameters_guess(load.model)
+    prefill_prior = calibration.prefill * hardware.prefill_prior_tokens_per_s(own, parameters)
+    decode_prior = calibration.decode * hardware.decode_prior_tokens_per_s(own, parameters)
+    return Speeds(
+        prefill or clean_speed(prefill_prior, PREFILL_TOKENS_PER_S_MAX),
+        decode or clean_speed(decode_prior, DECODE_TOKENS_PER_S_MAX),
+        False,
+    )
+
+
+NO_SPEEDS = Speeds(TOKENS_PER_S_MIN, TOKENS_PER_S_MIN, False)
+"""Of a machine that does not offer the model; never used for a prediction."""
+
+
+def machine_of(member: Member, load: ModelLoad | None, calibration: Calibration) -> Machine:
+    """`load` is clean."""
+    return Machine(
+        node_id=member.node_id,
+        generation=(member.load.incarnation, load.restarts if load else 0),
+        reachable=member.reachable,
+        draining=member.load.draining,
+        round_trip_s=clamp(member.round_trip_s, 0.0, ROUND_TRIP_S_MAX),
+        load=load,
+        speeds=NO_SPEEDS if load is None else speeds_of(member, load, calibration),
+    )
+
+
+def machines_of(model: str, members: Mapping[NodeId, Member]) -> tuple[Machine, ...]:
+    """Every member as a Machine for `model`, in member order."""
+    found = [(member, member.load.model(model)) for member in members.values()]
+    cleaned = [(member, None if load is None else clean_load(load)) for member, load in found]
+    calibration = calibration_of(model, [(member, load) for member, load in cleaned if load is not None])
+    return tuple(machine_of(member, load, calibration) for member, load in cleaned)
+
+
+def largest_context_tokens(machines: Iterable[Machine]) -> int:
+    return max((m.load.max_context_tokens for m in machines if m.load is not None and m.load.ready), default=0)

@@ -1,0 +1,96 @@
+"""Which machine has seen which prompt before: chained block hashes, and an index of them for each (machine, model).
+
+The hash of block i covers blocks 0..i, so equal hashes mean equal prefixes, as in vLLM's automatic prefix caching;
+blocks are bytes, not tokens, because no tokenizer runs here. The index is fed by assignments and forgets like the
+engine's own cache: least recently used first, all at once when the engine or its machine has restarted.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection
+from hashlib import blake2b
+
+from covey_mesh.core.names import NodeId
+
+BLOCK_BYTES = 512
+BLOCKS_MAX = 128
+"""A prompt's first 64 KiB; a longer common prefix changes no choice."""
+
+
+def prefix_hashes(prompt: bytes) -> tuple[int, ...]:
+    """Chained 64-bit hashes of the prompt's full blocks, first block first; shorter prompts have none."""
+    hashes: list[int] = []
+    link = b""
+    for start in range(0, min(len(prompt), BLOCK_BYTES * BLOCKS_MAX) - BLOCK_BYTES + 1, BLOCK_BYTES):
+        link = blake2b(link + prompt[start : start + BLOCK_BYTES], digest_size=8).digest()
+        hashes.append(int.from_bytes(link, "big"))
+    return tuple(hashes)
+
+
+class _Blocks:
+    __slots__ = ("generation", "hashes")
+
+    def __init__(self, generation: tuple[int, int]) -> None:
+        self.generation = generation
+        self.hashes: OrderedDict[int, None] = OrderedDict()
+
+
+class PrefixIndex:
+    """Blocks believed to be in each engine's prefix cache. Bounded for one engine and in all."""
+
+    def __init__(self, blocks_max: int, blocks_total_max: int) -> None:
+        self._blocks_max = blocks_max
+        self._blocks_total_max = blocks_total_max
+        self._engines: OrderedDict[tuple[NodeId, str], _Blocks] = OrderedDict()
+        self._total = 0
+
+    def __len__(self) -> int:
+        return self._total
+
+    def matched_blocks(self, node_id: NodeId, model: str, generation: tuple[int, int], hashes: tuple[int, ...]) -> int:
+        """Length of the longest known prefix, in blocks; 0 for an engine of another generation."""
+        engine = self._engines.get((node_id, model))
+        if engine is None or engine.generation != generation:
+            return 0
+        known = engine.hashes
+        matched = 0
+        for each in hashes[:BLOCKS_MAX]:
+            if each not in known:
+                break
+            matched += 1
+        return matched
+
+    def add(
+        self, node_id: NodeId, model: str, generation: tuple[int, int], hashes: tuple[int, ...], capacity_blocks: int
+    ) -> None:
+        """An ask with these blocks was assigned there. `capacity_blocks`: what the engine can hold; 0: unknown."""
+        if not hashes:
+            return
+        key = (node_id, model)
+        engine = self._engines.get(key)
+        if engine is None or engine.generation != generation:
+            self._forget(key)
+            engine = self._engines[key] = _Blocks(generation)
+        self._engines.move_to_end(key)
+        before = len(engine.hashes)
+        # Deepest block first, so that the oldest entries are always the ends of prefixes, never their beginnings.
+        for each in reversed(hashes[:BLOCKS_MAX]):
+            engine.hashes[each] = None
+            engine.hashes.move_to_end(each)
+        highest = min(self._blocks_max, capacity_blocks) if capacity_blocks else self._blocks_max
+        while len(engine.hashes) > highest:
+            engine.hashes.popitem(last=False)
+        self._total += len(engine.hashes) - before
+        while self._total > self._blocks_total_max and len(self._engines) > 1:
+            self._forget(next(iter(self._engines)))
+
+    def keep_only(self, nodes: Collection[NodeId]) -> None:
+        """Forget machines that have left."""
+        for key in [key for key in self._engines if key[0] not in nodes]:
+            self._forget(key)
+
+    def _forget(self, key: tuple[NodeId, str]) -> None:
+        engine = self._engines.pop(key, None)
+        if engine is not None:
+            self._total -= len(engine.hashes)

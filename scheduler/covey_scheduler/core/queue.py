@@ -1,0 +1,119 @@
+"""The leader's late-binding queue: asks that no machine can start now, by model.
+
+Order: priority class (raised by waiting), then the user with the lowest virtual counter, then the longest wait.
+It is an index of what gateways hold, rebuilt by their asks after a change of leader: `waited_s` keeps the place.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+
+from covey_mesh.core.asking import Ask
+from covey_mesh.core.names import NodeId
+from covey_scheduler.core.fairness import VirtualCounters
+from covey_scheduler.core.inflight import RequestKey
+from covey_scheduler.core.settings import SchedulerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One waiting ask. `since_s` counts the wait at the gateway too; `number` breaks ties by arrival."""
+
+    key: RequestKey
+    ask: Ask
+    since_s: float
+    expires_at_s: float
+    number: int
+
+    @property
+    def gateway(self) -> NodeId:
+        return self.key[0]
+
+    @property
+    def lane(self) -> tuple[str, int]:
+        return self.ask.user, self.ask.priority
+
+
+def effective_class(priority: int, waited_s: float, ageing_s: float) -> int:
+    """One class better for each `ageing_s` waited; 0 is the best."""
+    return max(0, priority - int(max(0.0, waited_s) / ageing_s))
+
+
+def _place(entry: Entry) -> tuple[float, int]:
+    return entry.since_s, entry.number
+
+
+class ModelQueue:
+    """The asks that wait for one model. Within a lane (user, class) strictly by time waited."""
+
+    def __init__(self, settings: SchedulerSettings, counters: VirtualCounters) -> None:
+        self._settings = settings
+        self._counters = counters
+        self._lanes: dict[tuple[str, int], list[Entry]] = {}
+        self._users: Counter[str] = Counter()
+        self._entries: OrderedDict[RequestKey, Entry] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: RequestKey) -> Entry | None:
+        return self._entries.get(key)
+
+    def entries(self) -> list[Entry]:
+        return list(self._entries.values())
+
+    def add(self, entry: Entry) -> Entry | None:
+        """The ask that found no room: None, or the newest of the user who holds most, which may be this one."""
+        user = entry.ask.user
+        if not self._users[user]:
+            self._counters.join(user, [other for other, count in self._users.items() if count])
+        self._insert(entry)
+        if len(self._entries) <= self._settings.queue_length_max:
+            return None
+        heaviest = max(self._users, key=lambda other: (self._users[other], other == user))
+        newest = max((e for e in self._entries.values() if e.ask.user == heaviest), key=_place)
+        self.remove(newest.key)
+        return newest
+
+    def first(self, now_s: float, passed_over: set[RequestKey]) -> Entry | None:
+        """The ask whose turn it is, leaving out those already looked at."""
+        best: tuple[tuple[int, float, float, int], Entry] | None = None
+        for (user, priority), lane in self._lanes.items():
+            entry = next((e for e in lane if e.key not in passed_over), None)
+            if entry is None:
+                continue
+            rank = effective_class(priority, now_s - entry.since_s, self._settings.ageing_s)
+            order = (rank, self._counters.of(user), entry.since_s, entry.number)
+            if best is None or order < best[0]:
+                best = (order, entry)
+        return None if best is None else best[1]
+
+    def remove(self, key: RequestKey) -> Entry | None:
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            return None
+        lane = self._lanes[entry.lane]
+        lane.remove(entry)
+        if not lane:
+            del self._lanes[entry.lane]
+        self._users[entry.ask.user] -= 1
+        if not self._users[entry.ask.user]:
+            del self._users[entry.ask.user]
+        return entry
+
+    def expired(self, now_s: float) -> list[Entry]:
+        return [entry for entry in self._entries.values() if entry.expires_at_s <= now_s]
+
+    def next_to_check(self, count: int) -> list[Entry]:
+        """The `count` asks looked at longest ago, for the sweep of those that no machine can serve any more."""
+        keys = [key for key, _ in zip(self._entries, range(count), strict=False)]
+        for key in keys:
+            self._entries.move_to_end(key)
+        return [self._entries[key] for key in keys]
+
+    def _insert(self, entry: Entry) -> None:
+        insort(self._lanes.setdefault(entry.lane, []), entry, key=_place)
+        self._users[entry.ask.user] += 1
+        self._entries[entry.key] = entry

@@ -1,0 +1,85 @@
+"""All models' queues together: one bound, one index by request, fairness counters that outlive an empty queue."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from covey_mesh.core.asking import Ask
+from covey_mesh.core.names import NodeId
+from covey_scheduler.core.fairness import VirtualCounters
+from covey_scheduler.core.inflight import RequestKey
+from covey_scheduler.core.queue import Entry, ModelQueue
+from covey_scheduler.core.settings import SchedulerSettings
+
+
+class Queues:
+    """Empty queues are dropped, so the number of queues never exceeds the number of asks."""
+
+    def __init__(self, settings: SchedulerSettings) -> None:
+        self._settings = settings
+        self._queues: dict[str, ModelQueue] = {}
+        self._models: dict[RequestKey, str] = {}
+        self._counters: OrderedDict[str, VirtualCounters] = OrderedDict()
+        self._number = 0
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    def lengths(self) -> dict[str, int]:
+        """Asks waiting, by model; models without any are left out."""
+        return {model: len(queue) for model, queue in self._queues.items()}
+
+    def models(self) -> list[str]:
+        return list(self._queues)
+
+    def queue(self, model: str) -> ModelQueue | None:
+        return self._queues.get(model)
+
+    def counters(self, model: str) -> VirtualCounters:
+        counters = self._counters.setdefault(model, VirtualCounters(self._settings.users_max))
+        self._counters.move_to_end(model)
+        while len(self._counters) > self._settings.models_max:
+            self._counters.popitem(last=False)
+        return counters
+
+    def get(self, key: RequestKey) -> Entry | None:
+        queue = self._queues.get(self._models.get(key, ""))
+        return None if queue is None else queue.get(key)
+
+    def add(self, gateway: NodeId, ask: Ask, now_s: float) -> tuple[Entry, Entry | None]:
+        """The new entry, and the one that found no room (None; an older ask; or the new one itself)."""
+        self._number += 1
+        limit_s = ask.deadline_s or self._settings.queue_wait_s_max
+        entry = Entry((gateway, ask.request_id), ask, now_s - ask.waited_s, now_s + limit_s, self._number)
+        if len(self._models) >= self._settings.queues_length_max:
+            return entry, entry
+        if ask.model not in self._queues:
+            self._queues[ask.model] = ModelQueue(self._settings, self.counters(ask.model))
+        self._models[entry.key] = ask.model
+        evicted = self._queues[ask.model].add(entry)
+        if evicted is not None:
+            del self._models[evicted.key]
+        return entry, evicted
+
+    def remove(self, key: RequestKey) -> Entry | None:
+        model = self._models.pop(key, None)
+        if model is None:
+            return None
+        queue = self._queues[model]
+        entry = queue.remove(key)
+        if not len(queue):
+            del self._queues[model]
+        return entry
+
+    def remove_gateway(self, gateway: NodeId) -> None:
+        for key in [key for key in self._models if key[0] == gateway]:
+            self.remove(key)
+
+    def charge(self, model: str, user: str, tokens: float) -> None:
+        """Service given to `user`; negative to correct an earlier charge."""
+        self.counters(model).charge(user, tokens, last_waiting=model not in self._queues)
+
+    def clear(self) -> None:
+        self._queues.clear()
+        self._models.clear()
+        self._counters.clear()

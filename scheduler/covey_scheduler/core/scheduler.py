@@ -1,0 +1,344 @@
+"""The leader's scheduler as a state machine: events in, answers out. It does no I/O and reads no clock.
+
+    events (events.py) -> Scheduler.step -> [Reply], in the order in which they must be sent; then call step(Tick)
+    at `wake_at_s` at the latest.
+
+Every ask enters the queue and leaves it at once if a machine is free: one path, so nobody overtakes. Not here: which
+machine is best (policy.py), whose turn it is (queue.py), what is known of the pool (account.py).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from covey_mesh.core.asking import Answer, Ask, AttemptReport, Decision, Outcome
+from covey_mesh.core.ballot import NO_BALLOT, Ballot
+from covey_mesh.core.facts import PoolView
+from covey_mesh.core.names import NodeId
+from covey_scheduler.core import events
+from covey_scheduler.core.account import PoolAccount
+from covey_scheduler.core.clean_ask import clean_ask
+from covey_scheduler.core.decisions import verdicts
+from covey_scheduler.core.events import Effect, Event, Reply
+from covey_scheduler.core.filters import retry_after_ms
+from covey_scheduler.core.inflight import RequestKey
+from covey_scheduler.core.pickers import Rotation
+from covey_scheduler.core.policy import POLICY, Ranked, Ranking, better_to_wait, choose
+from covey_scheduler.core.prediction import uncached_tokens
+from covey_scheduler.core.queue import Entry
+from covey_scheduler.core.queues import Queues
+from covey_scheduler.core.settings import SchedulerSettings
+
+QUEUE_FULL_RETRY_MS = 1000
+EXPIRED_RETRY_MS = 1000
+
+
+@dataclass(slots=True)
+class _Known:
+    """The latest attempt heard of for one request; `answer` once it was assigned."""
+
+    attempt: int
+    model: str
+    user: str
+    answer: Answer | None = None
+    output_tokens_charged: int = 0
+
+
+class Scheduler:
+    """Runs on every machine; decides only between BecameLeader and LostLeadership."""
+
+    def __init__(self, self_id: NodeId, settings: SchedulerSettings | None = None) -> None:
+        self._self_id = self_id
+        self._settings = settings or SchedulerSettings()
+        self._ballot: Ballot | None = None
+        self._collecting_until_s: float | None = None
+        self._unheard: dict[NodeId, tuple[int, int]] = {}
+        self._pool = PoolAccount(self_id, self._settings)
+        self._queues = Queues(self._settings)
+        self._known: OrderedDict[RequestKey, _Known] = OrderedDict()
+        self._rotation = Rotation()
+        self._wake_at_s: float | None = None
+
+    @property
+    def leading(self) -> bool:
+        return self._ballot is not None
+
+    @property
+    def collecting(self) -> bool:
+        """True while a new leader listens before its first assignment."""
+        return self._collecting_until_s is not None
+
+    @property
+    def wake_at_s(self) -> float | None:
+        """When to step a Tick at the latest, by the same clock as `now_s`; None: nothing is due."""
+        return self._wake_at_s
+
+    def queue_lengths(self) -> dict[str, int]:
+        """Asks waiting, by model."""
+        return self._queues.lengths()
+
+    def step(self, now_s: float, event: Event) -> list[Effect]:
+        """Take in one event. Never raises for what a peer sent."""
+        effects = self._take(now_s, event)
+        self._wake_at_s = self._next_wake_s(now_s, event)
+        return effects
+
+    def _take(self, now_s: float, event: Event) -> list[Effect]:
+        self._pool.inflight.expire(now_s)
+        match event:
+            case events.ViewChanged(view):
+                return self._view_changed(now_s, view)
+            case events.BecameLeader(ballot):
+                self._became_leader(now_s, ballot)
+            case events.LostLeadership():
+                self._reset()
+            case events.GatewayLost(gateway):
+                self._queues.remove_gateway(gateway)
+            case events.AskReceived(gateway, ask):
+                return self._ask(now_s, gateway, clean_ask(ask)) if self.leading else []
+            case events.Reported(gateway, report):
+                return self._reported(now_s, gateway, report) if self.leading else []
+            case events.Tick():
+                return self._tick(now_s)
+        return []
+
+    # --- leadership -------------------------------------------------------------------------------------------
+
+    def _became_leader(self, now_s: float, ballot: Ballot) -> None:
+        if self.leading:
+            # A merge made this leader take a higher ballot: same leader, same queue.
+            self._ballot = ballot
+            return
+        self._reset()
+        self._ballot = ballot
+        members = self._pool.view.members.values()
+        self._unheard = {
+            m.node_id: (m.load.incarnation, m.load.sequence)
+            for m in members
+            if m.reachable and m.node_id != self._self_id
+        }
+        if self._unheard:
+            self._collecting_until_s = now_s + self._settings.collect_s
+
+    def _reset(self) -> None:
+        self._ballot = None
+        self._collecting_until_s = None
+        self._unheard.clear()
+        self._queues.clear()
+        self._known.clear()
+        self._pool.clear()
+
+    def _still_collecting(self, now_s: float) -> bool:
+        """Ends when every machine has reported since this one became leader, or the time is over."""
+        if self._collecting_until_s is None:
+            return False
+        members = self._pool.view.members
+        for node_id, before in list(self._unheard.items()):
+            member = members.get(node_id)
+            heard = member is not None and (member.load.incarnation, member.load.sequence) != before
+            if member is None or not member.reachable or heard:
+                del self._unheard[node_id]
+        if self._unheard and now_s < self._collecting_until_s:
+            return True
+        self._collecting_until_s = None
+        return False
+
+    # --- events -----------------------------------------------------------------------------------------------
+
+    def _view_changed(self, now_s: float, view: PoolView) -> list[Effect]:
+        self._pool.view_changed(view, now_s)
+        return self._drain_all(now_s)
+
+    def _tick(self, now_s: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for model in self._queues.models():
+            effects += self._expire(now_s, model)
+        effects += self._drain_all(now_s)
+        if not self.collecting:
+            for model in self._queues.models():
+                effects += self._sweep(now_s, model)
+        return effects
+
+    def _ask(self, now_s: float, gateway: NodeId, ask: Ask) -> list[Effect]:
+        key = (gateway, ask.request_id)
+        known = self._known.get(key)
+        if known is not None and ask.attempt < known.attempt:
+            return []
+        if known is not None and ask.attempt == known.attempt:
+            queued, given = self._queues.get(key), known.answer
+            if queued is not None:
+                return [self._queued(now_s, queued, self._rank(now_s, ask))]
+            if given is not None and given.node_id not in ask.excluded:
+                return [Reply(gateway, given)]
+        self._queues.remove(key)
+        self._pool.inflight.release(key)
+        self._remember(key, _Known(ask.attempt, ask.model, ask.user))
+        entry, evicted = self._queues.add(gateway, ask, now_s)
+        effects = [] if evicted is None else [self._no_room(now_s, evicted)]
+        effects += self._drain(now_s, ask.model)
+        if self._queues.get(key) is entry:
+            effects.append(self._first_word(now_s, entry))
+        return effects
+
+    def _reported(self, now_s: float, gateway: NodeId, report: AttemptReport) -> list[Effect]:
+        key = (gateway, report.request_id)
+        known = self._known.get(key)
+        if known is None or report.attempt != known.attempt:
+            return []
+        self._pool.inflight.release(key)
+        if report.withdrawn:
+            self._queues.remove(key)
+        if known.answer is not None and known.answer.node_id is not None:
+            self._settle_account(now_s, known, known.answer.node_id, report)
+        return self._drain(now_s, known.model)
+
+    def _settle_account(self, now_s: float, known: _Known, node_id: NodeId, report: AttemptReport) -> None:
+        """Correct the charge to what was really produced, once; count failures of the machine."""
+        produced = min(max(report.output_tokens, 0), 1_000_000)
+        difference = (produced - known.output_tokens_charged) * self._settings.output_token_weight
+        known.output_tokens_charged = produced
+        self._queues.charge(known.model, known.user, difference)
+        if report.failed:
+            self._pool.failures.failed(node_id, known.model, now_s)
+        elif not report.withdrawn:
+            self._pool.failures.succeeded(node_id, known.model)
+
+    # --- late binding -----------------------------------------------------------------------------------------
+
+    def _drain_all(self, now_s: float) -> list[Effect]:
+        if not self.leading:
+            return []
+        effects: list[Effect] = []
+        for model in self._queues.models():
+            effects += self._drain(now_s, model)
+        return effects
+
+    def _drain(self, now_s: float, model: str) -> list[Effect]:
+        """Assign in order of turn until no machine is free or too many asks in a row could not start."""
+        queue = self._queues.queue(model)
+        if queue is None or self._still_collecting(now_s):
+            return []
+        effects: list[Effect] = []
+        passed_over: set[RequestKey] = set()
+        while len(passed_over) < self._settings.drain_scan_max and self._pool.any_free(model, now_s):
+            entry = queue.first(now_s, passed_over)
+            if entry is None:
+                break
+            ranking = self._rank(now_s, entry.ask, len(passed_over))
+            if better_to_wait(ranking, now_s - entry.since_s, self._settings):
+                passed_over.add(entry.key)
+            else:
+                effects.append(self._assign(now_s, entry, ranking))
+        return effects
+
+    def _sweep(self, now_s: float, model: str) -> list[Effect]:
+        """Answer queued asks that no machine can serve any more, a few at a time."""
+        queue = self._queues.queue(model)
+        assert queue is not None, "empty queues are dropped"
+        effects: list[Effect] = []
+        for entry in queue.next_to_check(self._settings.drain_scan_max):
+            ranking = self._rank(now_s, entry.ask)
+            if self._hopeless(now_s, entry, ranking):
+                effects.append(self._give_up(now_s, entry, ranking))
+        return effects
+
+    def _expire(self, now_s: float, model: str) -> list[Effect]:
+        queue = self._queues.queue(model)
+        assert queue is not None, "empty queues are dropped"
+        return [self._too_late(now_s, entry) for entry in queue.expired(now_s)]
+
+    def _rank(self, now_s: float, ask: Ask, requests_ahead: int = 0) -> Ranking:
+        return choose(ask, self._pool.candidates(ask, now_s, requests_ahead), self._settings)
+
+    def _hopeless(self, now_s: float, entry: Entry, ranking: Ranking) -> bool:
+        """No machine passes, and none that may be back in a moment is still worth the wait."""
+        if ranking.free or ranking.waiting_for:
+            return False
+        return not (ranking.may_recover and now_s - entry.since_s < self._settings.recovery_patience_s)
+
+    # --- answers ----------------------------------------------------------------------------------------------
+
+    def _first_word(self, now_s: float, entry: Entry) -> Effect:
+        """An ask that could not be assigned at once."""
+        ranking = self._rank(now_s, entry.ask)
+        if not self.collecting and self._hopeless(now_s, entry, ranking):
+            return self._give_up(now_s, entry, ranking)
+        return self._queued(now_s, entry, ranking)
+
+    def _assign(self, now_s: float, entry: Entry, ranking: Ranking) -> Effect:
+        ask = entry.ask
+        chosen = self._rotation.pick(ask.model, ranking.free, self._settings.tie_tolerance)
+        self._queues.remove(entry.key)
+        output_tokens = self._pool.assign(entry.key, ask, chosen, now_s)
+        charge = uncached_tokens(ask, chosen.candidate) + self._settings.output_token_weight * output_tokens
+        self._queues.charge(ask.model, ask.user, charge)
+        decision = self._decision(now_s, entry, Outcome.ASSIGNED, ranking, chosen)
+        answer = Answer(ask.request_id, ask.attempt, Outcome.ASSIGNED, decision.chosen, decision)
+        self._remember(entry.key, _Known(ask.attempt, ask.model, ask.user, answer, output_tokens))
+        return Reply(entry.gateway, answer)
+
+    def _queued(self, now_s: float, entry: Entry, ranking: Ranking) -> Effect:
+        why = "listening to the pool before the first assignment" if self.collecting else "a busy machine is faster"
+        decision = self._decision(now_s, entry, Outcome.QUEUED, ranking, refused=why if ranking.free else "")
+        return Reply(entry.gateway, Answer(entry.ask.request_id, entry.ask.attempt, Outcome.QUEUED, None, decision))
+
+    def _give_up(self, now_s: float, entry: Entry, ranking: Ranking) -> Effect:
+        self._queues.remove(entry.key)
+        return self._refuse(now_s, entry, ranking, "", retry_after_ms(ranking.rejected))
+
+    def _no_room(self, now_s: float, entry: Entry) -> Effect:
+        why = f"the leader's queue is full ({self._settings.queue_length_max} a model)"
+        return self._refuse(now_s, entry, self._rank(now_s, entry.ask), why, QUEUE_FULL_RETRY_MS)
+
+    def _too_late(self, now_s: float, entry: Entry) -> Effect:
+        self._queues.remove(entry.key)
+        why = f"no machine was free within {now_s - entry.since_s:.1f} s"
+        return self._refuse(now_s, entry, self._rank(now_s, entry.ask), why, EXPIRED_RETRY_MS)
+
+    def _refuse(self, now_s: float, entry: Entry, ranking: Ranking, why: str, retry_ms: int) -> Effect:
+        self._known.pop(entry.key, None)
+        decision = self._decision(now_s, entry, Outcome.NO_CANDIDATE, ranking, refused=why)
+        ask = entry.ask
+        answer = Answer(ask.request_id, ask.attempt, Outcome.NO_CANDIDATE, None, decision, retry_ms)
+        return Reply(entry.gateway, answer)
+
+    def _decision(
+        self,
+        now_s: float,
+        entry: Entry,
+        outcome: Outcome,
+        ranking: Ranking,
+        chosen: Ranked | None = None,
+        refused: str = "",
+    ) -> Decision:
+        return Decision(
+            request_id=entry.ask.request_id,
+            attempt=entry.ask.attempt,
+            model=entry.ask.model,
+            decided_at_unix_s=0.0,
+            decided_by="leader",
+            decider=self._self_id,
+            outcome=outcome,
+            policy=POLICY,
+            ballot=self._ballot or NO_BALLOT,
+            view_version=self._pool.view.version,
+            chosen=None if chosen is None else chosen.candidate.machine.node_id,
+            queued_for_s=max(0.0, now_s - entry.since_s),
+            candidates=verdicts(ranking, self._settings.candidates_recorded_max, refused),
+        )
+
+    def _remember(self, key: RequestKey, known: _Known) -> None:
+        self._known[key] = known
+        self._known.move_to_end(key)
+        while len(self._known) > self._settings.known_requests_max:
+            self._known.popitem(last=False)
+
+    def _next_wake_s(self, now_s: float, event: Event) -> float | None:
+        """Only a Tick puts the next one off: a stream of other events must not starve deadlines and the sweep."""
+        if not self.leading or not len(self._queues):
+            return None
+        due_s = self._wake_at_s
+        if due_s is None or isinstance(event, events.Tick):
+            due_s = now_s + self._settings.recheck_s
+        return due_s if self._collecting_until_s is None else min(due_s, self._collecting_until_s)

@@ -1,0 +1,86 @@
+"""Every number that shapes a scheduling decision, in one frozen dataclass. Not here: what is done with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerSettings:
+    """Validated on construction; ValueError names the field and its bounds."""
+
+    # --- prediction -------------------------------------------------------------------------------------------
+    expected_output_tokens: int = 256
+    """Output assumed of a request; its max_tokens counts only where smaller (clients ask for the whole context)."""
+    batch_slowdown: float = 0.07
+    """Slowing of one stream for each further request in the batch (fits 145, 99, 41 tokens/s at 1, 8, 32 streams)."""
+    unmeasured_penalty: float = 0.25
+    """Share added to the predicted work of a machine whose speed is only a prior: it may be wrong."""
+    failure_penalty_s: float = 0.5
+    """Added for one recent failure of a machine, doubled for each further one: a fast failer must not attract all."""
+    failure_penalty_s_max: float = 30.0
+    failure_memory_s: float = 30.0
+    """A failure is forgotten after this time, and with the next success."""
+
+    # --- choice -----------------------------------------------------------------------------------------------
+    tie_tolerance: float = 0.05
+    """Predictions closer than this share are equal machines, which take turns."""
+    wait_gain: float = 2.0
+    """A request stays queued for a busy machine that would finish it this many times sooner than the best free one."""
+    wait_gain_s_min: float = 0.5
+    """... and at least so many seconds sooner."""
+    wait_for_faster_s_max: float = 10.0
+    """... but after this wait it takes any free machine."""
+
+    # --- prefix cache -----------------------------------------------------------------------------------------
+    tokens_per_block: int = 128
+    """Tokens in one hashed block of the prompt (512 bytes, about 4 bytes a token)."""
+    prefix_blocks_max: int = 2048
+    """Blocks remembered for one model on one machine (a quarter million tokens)."""
+    prefix_blocks_total_max: int = 500_000
+    """Blocks remembered in all; the index fed longest ago goes first."""
+
+    # --- queue ------------------------------------------------------------------------------------------------
+    queue_length_max: int = 1024
+    """Asks waiting for one model; the next is told to come back."""
+    queues_length_max: int = 8192
+    """Asks waiting for all models together."""
+    queue_wait_s_max: float = 300.0
+    """An ask without a deadline leaves the queue after this time."""
+    ageing_s: float = 20.0
+    """Waiting time that lifts an ask by one priority class: a batch job is late, never starved."""
+    recovery_patience_s: float = 3.0
+    """Time an ask waits for machines that may be back in a moment (link lost, engine starting) when no other can."""
+    drain_scan_max: int = 16
+    """Queued asks looked at, in one step, that could start but choose to wait or fit no free machine."""
+    recheck_s: float = 0.1
+    """Queues are looked at this often even if nothing is heard (deadlines, expired reservations)."""
+    users_max: int = 4096
+    """Fairness counters kept; the user unseen for longest is forgotten."""
+    output_token_weight: float = 2.0
+    """Charge of an output token against a prompt token (the weights of Sheng et al., OSDI 2024)."""
+
+    # --- the leader's own account -----------------------------------------------------------------------------
+    reservation_s: float = 2.0
+    """An assignment counts for this long if nothing is heard of it."""
+    settle_s: float = 0.15
+    """A load report this much younger than an assignment is taken to include it."""
+    reservations_max: int = 16_384
+    known_requests_max: int = 2048
+    """Requests remembered for duplicates and for correcting fairness charges."""
+    models_max: int = 256
+    """Models with fairness counters; the one unused for longest is forgotten."""
+    collect_s: float = 0.3
+    """A new leader listens this long for loads and queued asks before it assigns, less if all have reported."""
+    candidates_recorded_max: int = 32
+    """Machines in one decision record; the best first."""
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if not 0 <= value < 1e9:
+                raise ValueError(f"{item.name} must be from 0 to 1e9, not {value!r}")
+            if item.name.endswith("_max") and value <= 0:
+                raise ValueError(f"{item.name} must be above 0, not {value!r}")
+        if self.tie_tolerance >= 1 or self.wait_gain < 1 or not self.ageing_s or not self.recheck_s:
+            raise ValueError("tie_tolerance must be below 1, wait_gain at least 1, ageing_s and recheck_s above 0")
