@@ -103,6 +103,12 @@ class RequestMachine:
         assert self.phase is Phase.RELAYING
         return chunk if self._aligner is None else self._aligner.feed(chunk)
 
+    def abandon(self) -> None:
+        """After a bug of ours: the request ends here, whatever its phase."""
+        self._drop_held()
+        self.status, self.broken = 500, True
+        self._enter(Phase.DONE, None)
+
     @property
     def events(self) -> int:
         """Server-sent events relayed so far."""
@@ -436,7 +442,12 @@ def _table() -> Mapping[tuple[Phase, type], Handler]:
     serving: Row = {**deaf, ev.Tick: m._serving_tick, ev.ClientGone: m._gone_serving}
     over: Row = {**deaf, ev.UpstreamHead: m._ignore, ev.UpstreamData: m._ignore, ev.UpstreamEnd: m._ignore}
     rows: dict[Phase, Row] = {
-        Phase.NEW: {ev.Started: m._started},
+        Phase.NEW: {
+            ev.Started: m._started,
+            ev.ClientGone: m._gone_waiting,
+            ev.LeaderChanged: m._leader_noted,
+            ev.LeaderUnreachable: m._ignore,
+        },
         Phase.ASKING: {**waiting, ev.Tick: m._asking_tick},
         Phase.QUEUED: {**waiting, ev.Tick: m._queued_tick},
         Phase.DECIDING: {ev.Assigned: m._assigned, ev.NoCandidate: m._no_candidate},

@@ -1,0 +1,79 @@
+"""Plain requests and answers: everything the edge serves besides engine paths (models, health, metrics, admin, console).
+
+A page is a small async function; the edge gives it a complete request and sends its complete answer.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+
+class Access(enum.Enum):
+    """Who may read a page. LOCAL means this machine alone, whatever key is shown: the place for administration."""
+
+    OPEN = "open"
+    KEYED = "keyed"
+    LOCAL = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class PlainRequest:
+    """`headers` has lower-case names. `tail` is what follows a prefix route. `user` is the key's owner, "" locally."""
+
+    method: str
+    path: str
+    tail: str = ""
+    query: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    user: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PlainResponse:
+    status: int = 200
+    content_type: str = "application/json"
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+Handler = Callable[[PlainRequest], Awaitable[PlainResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    handler: Handler
+    access: Access = Access.KEYED
+
+
+class Routes:
+    """(method, path) -> Route, and (method, path prefix) -> Route; exact ones win, then the longest prefix."""
+
+    def __init__(
+        self, exact: Mapping[tuple[str, str], Route], prefixes: Mapping[tuple[str, str], Route] | None = None
+    ) -> None:
+        self._exact = dict(exact)
+        self._prefixes = sorted((prefixes or {}).items(), key=lambda item: -len(item[0][1]))
+
+    def merged(self, other: Routes) -> Routes:
+        """Both; `other` wins where they clash."""
+        return Routes({**self._exact, **other._exact}, {**dict(self._prefixes), **dict(other._prefixes)})
+
+    def find(self, method: str, path: str) -> tuple[Route, str] | None:
+        """The route and the tail after its prefix. HEAD is served by GET's route."""
+        method = "GET" if method == "HEAD" else method
+        exact = self._exact.get((method, path))
+        if exact is not None:
+            return exact, ""
+        for (each, prefix), route in self._prefixes:
+            if each == method and path.startswith(prefix):
+                return route, path[len(prefix) :]
+        return None
+
+    def methods(self, path: str) -> list[str]:
+        """What may be done with a path; empty if it is unknown."""
+        found = {method for method, each in self._exact if each == path}
+        found |= {method for (method, prefix), _ in self._prefixes if path.startswith(prefix)}
+        return sorted(found | ({"HEAD"} if "GET" in found else set()))

@@ -1,0 +1,361 @@
+"""One request in flight: feeds its state machine and runs the effects, in order.
+
+Not here: any rule of what happens when (core.request), and what concerns more than one request (runner.py).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from covey_gateway.core import errors
+from covey_gateway.core import request_events as ev
+from covey_gateway.core.errors import JSON, GatewayError
+from covey_gateway.core.front import AnswerHead, ClientSink
+from covey_gateway.core.observer import Observer, RequestSummary
+from covey_gateway.core.records import RequestRecord
+from covey_gateway.core.request import Phase, RequestMachine
+from covey_mesh.core.asking import Ask, AttemptReport
+from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, ResponseSink, Upstream
+from covey_mesh.core.names import NodeId
+
+logger = logging.getLogger(__name__)
+
+
+class Cancellable(Protocol):
+    def cancel(self) -> None: ...
+
+
+class Timers(Protocol):
+    """An asyncio event loop fits; tests bring their own."""
+
+    def call_soon(self, callback: Callable[[], object]) -> Cancellable: ...
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> Cancellable: ...
+
+
+class Surroundings(Protocol):
+    """What a flight needs of its runner."""
+
+    timers: Timers
+    observer: Observer
+
+    def now_s(self) -> float: ...
+
+    def send_ask(self, leader: NodeId, ask: Ask) -> bool:
+        """False: it cannot be sent, or this leader was slow a moment ago."""
+
+    def decide_alone(self, ask: Ask) -> ev.Assigned | ev.NoCandidate: ...
+
+    def open_on(self, node_id: NodeId, request: ForwardedRequest, sink: ResponseSink) -> Upstream: ...
+
+    def report(self, to: NodeId | None, report: AttemptReport) -> None: ...
+
+    def attempt_ended(self, node_id: NodeId) -> None: ...
+
+    def ask_timed_out(self, leader: NodeId) -> None: ...
+
+    def name_of(self, node_id: NodeId) -> str: ...
+
+    def landed(self, flight: Flight) -> None:
+        """It is over; forget it."""
+
+
+class _AttemptSink:
+    """Tags what one attempt sends with its number, so that the state machine can drop what is late."""
+
+    __slots__ = ("_attempt", "_flight")
+
+    def __init__(self, flight: Flight, attempt: int) -> None:
+        self._flight = flight
+        self._attempt = attempt
+
+    def head(self, status: int, content_type: str, retry_after_s: int = 0) -> None:
+        self._flight.feed(ev.UpstreamHead(self._attempt, status, content_type, retry_after_s))
+
+    def data(self, chunk: bytes) -> None:
+        flight = self._flight
+        if flight.machine.phase is Phase.RELAYING and flight.machine.attempt == self._attempt:
+            out = flight.machine.relay(chunk)
+            if out and not flight.gone:
+                flight.client.data(out)
+        else:
+            flight.feed(ev.UpstreamData(self._attempt, chunk))
+
+    def end(self, failure: Failure | None) -> None:
+        self._flight.upstream_ended(self._attempt)
+        self._flight.feed(ev.UpstreamEnd(self._attempt, failure))
+
+
+class Flight:
+    """Implements covey_gateway.core.front.ActiveRequest."""
+
+    __slots__ = (
+        "_around",
+        "_body",
+        "_open_node",
+        "_paused",
+        "_pending",
+        "_timer",
+        "_timer_at_s",
+        "_upstream",
+        "client",
+        "gone",
+        "machine",
+        "model_label",
+        "on_usage",
+        "record",
+    )
+
+    def __init__(
+        self, around: Surroundings, machine: RequestMachine, record: RequestRecord, body: bytes, client: ClientSink
+    ) -> None:
+        self.machine = machine
+        self.record = record
+        self.client = client
+        self.model_label = ""
+        self.on_usage: Callable[[int], None] | None = None
+        self._around = around
+        self._body = body
+        self._upstream: Upstream | None = None
+        self._timer: Cancellable | None = None
+        self._timer_at_s: float | None = None
+        self._pending: deque[ev.Event] | None = None
+        self._paused = False
+        self.gone = False
+        self._open_node: NodeId | None = None
+
+    # --- the edge's side ---------------------------------------------------------------------------------------------
+
+    @property
+    def request_id(self) -> str:
+        return self.machine.facts.request_id
+
+    def cancel(self) -> None:
+        if not self.gone:
+            self.gone = True
+            self.feed(ev.ClientGone())
+
+    def pause(self) -> None:
+        self._paused = True
+        if self._upstream is not None:
+            self._upstream.pause()
+
+    def resume(self) -> None:
+        self._paused = False
+        if self._upstream is not None:
+            self._upstream.resume()
+
+    # --- events in, effects out --------------------------------------------------------------------------------------
+
+    def feed(self, event: ev.Event) -> None:
+        """Steps the machine; events that effects give rise to follow in order, without recursion.
+
+        A bug of ours ends this request with 500 and a log entry: others share the link that the event came from.
+        """
+        if self._pending is not None:
+            self._pending.append(event)
+            return
+        self._pending = deque((event,))
+        try:
+            while self._pending and self.machine.phase is not Phase.DONE:
+                self._run(self.machine.step(self._around.now_s(), self._pending.popleft()))
+        except Exception:
+            logger.exception("bug in the request runner", extra={"request_id": self.request_id})
+            self._fail()
+        finally:
+            self._pending = None
+        if self.machine.phase is Phase.DONE:
+            self._land()
+        elif self.machine.wake_at_s != self._timer_at_s:
+            self._arm(self.machine.wake_at_s)
+
+    def upstream_ended(self, attempt: int) -> None:
+        if attempt == self.machine.attempt:
+            self._upstream = None
+
+    def _fail(self) -> None:
+        """The client still gets an answer, and the machine its freedom."""
+        if self._upstream is not None:
+            upstream, self._upstream = self._upstream, None
+            upstream.cancel()
+        if self._open_node is not None:
+            self._around.attempt_ended(self._open_node)
+        if self.record.first_byte_s is None:
+            self._refuse(errors.internal())
+        elif not self.gone:
+            self.client.end(Failure(FailureCode.INTERNAL, errors.internal().message))
+        self.machine.abandon()
+
+    def _run(self, effects: list[ev.Effect]) -> None:
+        for effect in effects:
+            EFFECTS[type(effect)](self, effect)
+
+    def _arm(self, at_s: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at_s = at_s
+        self._timer = None
+        if at_s is not None:
+            self._timer = self._around.timers.call_later(max(0.0, at_s - self._around.now_s()), self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._timer_at_s = None
+        if self.machine.phase is not Phase.DONE:
+            self.feed(ev.Tick())
+
+    def _land(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.record.total_s is not None:
+            return
+        machine, record = self.machine, self.record
+        record.status = machine.status
+        record.total_s = self._around.now_s() - machine.facts.arrived_s
+        if machine.usage[0] and self.on_usage is not None:
+            self.on_usage(machine.usage[0])
+        self._body = b""
+        self._around.observer.finished(self._summary())
+        self._around.landed(self)
+
+    def _summary(self) -> RequestSummary:
+        machine, record = self.machine, self.record
+        prompt_tokens, output_tokens = machine.usage
+        return RequestSummary(
+            path=record.path,
+            model=self.model_label,
+            node_id=record.node_id,
+            status=machine.status,
+            streaming=record.streaming,
+            seconds=record.total_s or 0.0,
+            first_byte_s=record.first_byte_s,
+            chunks=machine.events,
+            prompt_tokens=prompt_tokens or record.prompt_tokens,
+            output_tokens=output_tokens or machine.events,
+            attempts=machine.opened,
+            broken=machine.broken,
+        )
+
+    # --- effects -----------------------------------------------------------------------------------------------------
+
+    def _send_ask(self, effect: ev.SendAsk) -> None:
+        if not self._around.send_ask(effect.leader, effect.ask):
+            self.feed(ev.LeaderUnreachable())
+
+    def _decide_alone(self, effect: ev.DecideAlone) -> None:
+        self._around.observer.decided_alone()
+        self.heard(self._around.decide_alone(effect.ask))
+
+    def heard(self, answer: ev.Assigned | ev.Queued | ev.NoCandidate) -> None:
+        """An answer to an ask, the leader's or our own."""
+        if answer.attempt == self.machine.attempt:
+            self.record.decided(answer.decision)
+        self.feed(answer)
+
+    def _open_on(self, effect: ev.OpenOn) -> None:
+        facts, now_s = self.machine.facts, self._around.now_s()
+        deadline_at_s = facts.deadline_at_s
+        request = ForwardedRequest(
+            request_id=facts.request_id,
+            attempt=effect.attempt,
+            model=facts.model,
+            path=facts.path,
+            body=self._body,
+            streaming=facts.streaming,
+            prompt_tokens=facts.prompt_tokens,
+            max_output_tokens=facts.max_output_tokens,
+            deadline_ms=0 if deadline_at_s is None else max(1, round((deadline_at_s - now_s) * 1000)),
+        )
+        self._open_node = effect.node_id
+        self.record.opened(effect.attempt, effect.node_id, now_s)
+        self._upstream = self._around.open_on(effect.node_id, request, _AttemptSink(self, effect.attempt))
+        if self._paused:
+            self._upstream.pause()
+
+    def _cancel_upstream(self, effect: ev.CancelUpstream) -> None:
+        if self._upstream is not None:
+            upstream, self._upstream = self._upstream, None
+            upstream.cancel()
+
+    def _deliver_head(self, effect: ev.DeliverHead) -> None:
+        machine, record, now_s = self.machine, self.record, self._around.now_s()
+        record.node_id = effect.node_id
+        record.first_byte_s = now_s - machine.facts.arrived_s
+        if record.attempts:
+            record.attempts[-1].first_byte_s = now_s - record.attempts[-1].started_s
+        self._around.observer.first_byte(self.model_label, effect.node_id, record.first_byte_s)
+        if not self.gone:
+            head = self._answer_head(effect.status, effect.content_type, effect.node_id, effect.retry_after_s)
+            self.client.head(head)
+
+    def _deliver_data(self, effect: ev.DeliverData) -> None:
+        if not self.gone:
+            self.client.data(effect.chunk)
+
+    def _deliver_end(self, effect: ev.DeliverEnd) -> None:
+        if effect.failure is not None:
+            self.record.error = f"{effect.failure.code.value}: {effect.failure.message}"
+        self._body = b""
+        if not self.gone:
+            self.client.end(effect.failure)
+
+    def _refused(self, effect: ev.Refuse) -> None:
+        self._refuse(effect.error)
+
+    def _refuse(self, error: GatewayError) -> None:
+        self.record.error = error.message
+        self._around.observer.refused(error.code.value)
+        if self.gone:
+            return
+        self.client.head(self._answer_head(error.status, JSON, None, error.retry_after_s))
+        self.client.data(error.body())
+        self.client.end(None)
+
+    def _answer_head(self, status: int, content_type: str, node_id: NodeId | None, retry_after_s: int) -> AnswerHead:
+        machine = self.machine
+        return AnswerHead(
+            status=status,
+            content_type=content_type,
+            request_id=machine.facts.request_id,
+            model=machine.facts.model,
+            node_id=node_id,
+            node_name="" if node_id is None else self._around.name_of(node_id),
+            attempts=machine.opened,
+            why="" if machine.decision is None else machine.decision.why,
+            retry_after_s=retry_after_s,
+        )
+
+    def _report(self, effect: ev.Report) -> None:
+        self._around.report(effect.to, effect.report)
+
+    def _attempt_ended(self, effect: ev.AttemptEnded) -> None:
+        self.record.ended(effect.attempt, effect.outcome, self._around.now_s())
+        self._open_node = None
+        self._around.attempt_ended(effect.node_id)
+
+    def _retried(self, effect: ev.Retried) -> None:
+        logger.info("attempt failed, trying again", extra={"request_id": self.request_id, "reason": effect.reason})
+        self._around.observer.retried(effect.reason)
+
+    def _ask_timed_out(self, effect: ev.AskTimedOut) -> None:
+        self._around.ask_timed_out(effect.leader)
+
+
+EFFECTS: dict[type, Callable[..., None]] = {
+    ev.SendAsk: Flight._send_ask,
+    ev.DecideAlone: Flight._decide_alone,
+    ev.OpenOn: Flight._open_on,
+    ev.CancelUpstream: Flight._cancel_upstream,
+    ev.DeliverHead: Flight._deliver_head,
+    ev.DeliverData: Flight._deliver_data,
+    ev.DeliverEnd: Flight._deliver_end,
+    ev.Refuse: Flight._refused,
+    ev.Report: Flight._report,
+    ev.AttemptEnded: Flight._attempt_ended,
+    ev.Retried: Flight._retried,
+    ev.AskTimedOut: Flight._ask_timed_out,
+}
