@@ -1,4 +1,4 @@
-"""Plain requests and answers: everything the edge serves besides engine paths (models, health, metrics, admin, console).
+"""Plain requests and answers: all that the edge serves besides engine paths (models, health, metrics, admin, console).
 
 A page is a small async function; the edge gives it a complete request and sends its complete answer.
 """

@@ -1,0 +1,372 @@
+"""One client connection: bytes in, requests out in order, one answer at a time. httptools (llhttp) does the parsing.
+
+Decided: a client that closes its sending side counts as gone, as with nginx (a FIN is all that a vanished client
+sends); pipelined requests are answered in order; the connection ends after any framing error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import Protocol, cast
+
+import httptools
+
+from covey_gateway.core.access import AccessPolicy
+from covey_gateway.core.errors import (
+    Code,
+    GatewayError,
+    bad_http,
+    body_too_large,
+    headers_too_large,
+    request_timeout,
+    unavailable,
+)
+from covey_gateway.core.retrying import BufferBudget
+from covey_gateway.core.settings import HttpSettings
+from covey_gateway.io import http_head
+from covey_gateway.io.http_exchange import Exchange
+from covey_gateway.io.http_request import HttpRequest
+
+logger = logging.getLogger(__name__)
+
+SMALL_BODY_BYTES = 64 * 1024
+"""Bodies up to this size are not counted against the common budget."""
+
+
+class ConnectionOwner(Protocol):
+    """The server, as a connection sees it."""
+
+    settings: HttpSettings
+    access: AccessPolicy
+    bodies: BufferBudget
+    draining: bool
+
+    def now_s(self) -> float: ...
+
+    def date_line(self) -> bytes: ...
+
+    def admit(self, connection: HttpConnection) -> bool:
+        """False: too many connections."""
+
+    def gone(self, connection: HttpConnection) -> None: ...
+
+    def check(self, connection: HttpConnection, request: HttpRequest) -> None:
+        """Once the head is there. Raises GatewayError if the request will not be served."""
+
+    def serve(self, exchange: Exchange) -> None: ...
+
+    def refused(self, error: GatewayError) -> None: ...
+
+
+class HttpConnection(asyncio.Protocol):
+    """Also the ExchangeOwner of its answers."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, server: ConnectionOwner, unix: bool) -> None:
+        self.unix = unix
+        self.local = unix
+        self._server = server
+        self._parser = httptools.HttpRequestParser(self)
+        self._reading: HttpRequest | None = None
+        self._waiting: deque[HttpRequest] = deque()
+        self._exchange: Exchange | None = None
+        self._pumping = False
+        self._deaf = False
+        self._reading_paused = False
+        self._lost = False
+        self._heard_s = server.now_s()
+        self._stalled_s: float | None = None
+        self._stalled_bytes = 0
+        self._linger_until_s: float | None = None
+
+    # --- asyncio.Protocol --------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports have the interface without the base class.
+        self.transport = transport = cast(asyncio.Transport, transport)
+        settings = self._server.settings
+        transport.set_write_buffer_limits(high=settings.write_high_bytes, low=settings.write_low_bytes)
+        peer = transport.get_extra_info("peername")
+        if not self.unix:
+            self.local = isinstance(peer, tuple) and is_loopback(str(peer[0]))
+        if not self._server.admit(self):
+            self._reject(unavailable(Code.GATEWAY_FULL, "Too many connections are open. Close some, or retry.", 1))
+
+    def data_received(self, data: bytes) -> None:
+        self._heard_s = self._server.now_s()
+        if self._deaf:
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # Served as plain HTTP/1.1; what follows the request is not ours to interpret.
+            self._deaf = True
+        except httptools.HttpParserCallbackError:
+            logger.exception("bug in the HTTP edge")
+            self.transport.abort()
+        except httptools.HttpParserError as error:
+            self._reject(bad_http(str(error)))
+        else:
+            self._bound_unfinished_head(len(data))
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        self._deaf = True
+        if self._exchange is not None:
+            exchange, self._exchange = self._exchange, None
+            exchange.abandon()
+            self._give_back(exchange.request)
+        for request in (*self._waiting, *([self._reading] if self._reading else [])):
+            self._give_back(request)
+        self._waiting.clear()
+        self._server.gone(self)
+
+    def pause_writing(self) -> None:
+        self._stalled_s = self._server.now_s()
+        self._stalled_bytes = self.transport.get_write_buffer_size()
+        if self._exchange is not None and self._exchange.active is not None:
+            self._exchange.active.pause()
+
+    def resume_writing(self) -> None:
+        self._stalled_s = None
+        if self._exchange is not None and self._exchange.active is not None:
+            self._exchange.active.resume()
+
+    # --- httptools callbacks -----------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._reading = HttpRequest(self._heard_s)
+
+    def on_url(self, url: bytes) -> None:
+        request = self._current()
+        request.url += url
+        request.header_bytes += len(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        request = self._reading
+        if request is None or self._deaf:
+            return
+        request.header_count += 1
+        request.header_bytes += len(name) + len(value) + 4
+        if request.complete:
+            # A trailer: read for the framing's sake alone.
+            if request.header_bytes > self._server.settings.header_bytes_max:
+                self._refuse_now(request, headers_too_large())
+        elif request.header_count <= self._server.settings.header_count_max:
+            request.add_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self._deaf:
+            return
+        request = self._current()
+        request.method = self._parser.get_method().decode("latin-1")
+        request.minor = 0 if self._parser.get_http_version() == "1.0" else 1
+        request.close = not self._parser.should_keep_alive() or self._parser.should_upgrade()
+        settings = self._server.settings
+        request.complete, request.size = True, 0
+        try:
+            request.read_url()
+            request.check_framing(settings.body_bytes_max, settings.header_count_max, settings.header_bytes_max)
+        except GatewayError as error:
+            self._refuse_now(request, error)
+            return
+        try:
+            self._server.check(self, request)
+        except GatewayError as error:
+            if request.expects_continue or request.chunked or (request.declared_length or 0) > SMALL_BODY_BYTES:
+                self._refuse_now(request, error)
+            else:
+                request.error = error
+            return
+        if request.expects_continue and self._exchange is None and not self._waiting:
+            self.transport.write(http_head.CONTINUE)
+
+    def on_body(self, body: bytes) -> None:
+        request = self._reading
+        if request is None or self._deaf:
+            return
+        request.size += len(body)
+        if request.error is not None:
+            return
+        if request.size > self._server.settings.body_bytes_max:
+            self._refuse_now(request, body_too_large(self._server.settings.body_bytes_max))
+        elif request.size > SMALL_BODY_BYTES and not self._take(request):
+            message = "The gateway holds as many request bytes as it may. Retry after the time in Retry-After."
+            self._refuse_now(request, unavailable(Code.GATEWAY_FULL, message, 1))
+        else:
+            request.body.append(body)
+
+    def on_message_complete(self) -> None:
+        request, self._reading = self._reading, None
+        if request is None or self._deaf:
+            return
+        self._waiting.append(request)
+        settings = self._server.settings
+        if len(self._waiting) > settings.pipelined_refused_at:
+            self._reject(bad_http("too many pipelined requests"))
+        elif len(self._waiting) >= settings.pipelined_max and not self._reading_paused:
+            self._reading_paused = True
+            self.transport.pause_reading()
+        if request.close:
+            self._deaf = True
+        self._pump()
+
+    # --- ExchangeOwner -----------------------------------------------------------------------------------------------
+
+    def date_line(self) -> bytes:
+        return self._server.date_line()
+
+    def closing(self) -> bool:
+        return self._server.draining
+
+    def written(self) -> None:
+        if self._stalled_s is None:
+            return
+        if self.transport.get_write_buffer_size() > self._server.settings.unread_bytes_max:
+            logger.warning("a reader that does not read was cut off")
+            self.transport.abort()
+
+    def finished(self, exchange: Exchange, keep: bool) -> None:
+        self._exchange = None
+        self._give_back(exchange.request)
+        if not keep:
+            self._end()
+        elif not self._pumping:
+            self._pump()
+
+    # --- times, called by the server's sweep -------------------------------------------------------------------------
+
+    def sweep(self, now_s: float) -> None:
+        """Ends what takes too long. `now_s`: the server's clock."""
+        settings = self._server.settings
+        if self._linger_until_s is not None:
+            if now_s >= self._linger_until_s:
+                self.transport.abort()
+        elif self._stalled_s is not None:
+            self._sweep_stalled(now_s)
+        elif self._reading is not None and self._exchange is None:
+            self._sweep_reading(now_s, self._reading)
+        elif self._exchange is None and not self._waiting:
+            idle_s = now_s - self._heard_s
+            if idle_s > settings.idle_timeout_s or self._server.draining:
+                self.transport.close()
+
+    def abort(self) -> None:
+        """End now, whatever is going on."""
+        self.transport.abort()
+
+    @property
+    def busy(self) -> bool:
+        return self._exchange is not None or bool(self._waiting)
+
+    def _sweep_stalled(self, now_s: float) -> None:
+        unread = self.transport.get_write_buffer_size()
+        assert self._stalled_s is not None
+        if unread < self._stalled_bytes:
+            self._stalled_s = now_s
+        elif now_s - self._stalled_s > self._server.settings.reader_stall_s:
+            logger.info("a client stopped reading: cut off")
+            self.transport.abort()
+        self._stalled_bytes = unread
+
+    def _sweep_reading(self, now_s: float, request: HttpRequest) -> None:
+        settings = self._server.settings
+        age_s = now_s - request.started_s
+        if not request.complete:
+            if age_s > settings.header_timeout_s:
+                self._reject(request_timeout("head"))
+        elif now_s - self._heard_s > settings.body_silence_s or (
+            age_s > settings.body_silence_s and request.size < settings.body_bytes_per_s_min * age_s
+        ):
+            self._reject(request_timeout("body"))
+
+    # --- helpers -----------------------------------------------------------------------------------------------------
+
+    def _current(self) -> HttpRequest:
+        assert self._reading is not None, "a parser callback outside a message"
+        return self._reading
+
+    def _bound_unfinished_head(self, received: int) -> None:
+        request = self._reading
+        if request is None or request.complete or self._deaf:
+            return
+        # httptools keeps an unfinished header to itself: count what came instead of what was delivered.
+        request.size += received
+        if request.size > self._server.settings.header_bytes_max:
+            self._reject(headers_too_large())
+
+    def _take(self, request: HttpRequest) -> bool:
+        more = request.size - request.taken
+        if not self._server.bodies.take(more):
+            return False
+        request.taken += more
+        return True
+
+    def _give_back(self, request: HttpRequest) -> None:
+        self._server.bodies.give_back(request.taken)
+        request.taken = 0
+        request.body = []
+
+    def _refuse_now(self, request: HttpRequest, error: GatewayError) -> None:
+        """Answer before the rest has arrived, and take nothing more from this connection."""
+        self._reading = None
+        self._deaf = True
+        request.error, request.close = error, True
+        self._waiting.append(request)
+        self._pump()
+
+    def _reject(self, error: GatewayError) -> None:
+        """Like _refuse_now, where there may be no request to speak of."""
+        request = self._reading or HttpRequest(self._heard_s)
+        self._refuse_now(request, error)
+
+    def _pump(self) -> None:
+        """Starts the next answer; a loop, since errors are answered on the spot."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while self._waiting and self._exchange is None and not self._lost and self._linger_until_s is None:
+                self._start(self._waiting.popleft())
+        finally:
+            self._pumping = False
+        if self._reading_paused and len(self._waiting) < self._server.settings.pipelined_max and not self._lost:
+            self._reading_paused = False
+            self.transport.resume_reading()
+
+    def _start(self, request: HttpRequest) -> None:
+        origin = self._server.access.cors_origin(request.headers.get("origin", ""))
+        exchange = self._exchange = Exchange(self, request, origin)
+        if request.error is not None:
+            self._server.refused(request.error)
+            exchange.refuse(request.error, request.allow)
+            return
+        self._server.serve(exchange)
+        if self._stalled_s is not None and exchange.active is not None:
+            exchange.active.pause()
+
+    def _end(self) -> None:
+        """Close after the last answer. What the client still sends is read and dropped for a while: an unread byte at
+        close would make the kernel reset the connection, and the client might never see the answer."""
+        self._deaf = True
+        for request in self._waiting:
+            self._give_back(request)
+        self._waiting.clear()
+        if self._lost or self.transport.is_closing():
+            return
+        self._linger_until_s = self._server.now_s() + self._server.settings.linger_s
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+
+
+def is_loopback(host: str) -> bool:
+    """True for 127.0.0.0/8, ::1 and their mapped form."""
+    return host.startswith("127.") or host in ("::1", "0:0:0:0:0:0:0:1") or host.startswith("::ffff:127.")

@@ -1,0 +1,184 @@
+"""One request's answer on its connection: a ClientSink that writes HTTP/1.1 (or 1.0).
+
+Event streams go out as chunks at once. Other answers wait for a second piece or the end, so that a complete one gets
+a Content-Length. Not here: parsing, timeouts, what to answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from covey_gateway.core.errors import JSON, GatewayError, stream_broken
+from covey_gateway.core.front import ActiveRequest, AnswerHead
+from covey_gateway.core.held_answer import EVENT_STREAM
+from covey_gateway.core.pages import PlainResponse
+from covey_gateway.io import http_head
+from covey_gateway.io.http_request import HttpRequest
+from covey_mesh.core.exchange import Failure
+
+JOINED_BYTES_MAX = 4096
+"""Smaller chunks are copied into one buffer with their framing; larger ones are handed over as they are."""
+
+
+class ExchangeOwner(Protocol):
+    """The connection, as an exchange sees it."""
+
+    transport: asyncio.Transport
+
+    def date_line(self) -> bytes: ...
+
+    def closing(self) -> bool:
+        """True if this connection takes no further request (drain)."""
+
+    def written(self) -> None:
+        """Body bytes were handed to the transport: check for a reader that does not read."""
+
+    def finished(self, exchange: Exchange, keep: bool) -> None: ...
+
+
+class Exchange:
+    """Exactly one answer; everything after `finished` is ignored."""
+
+    __slots__ = ("_cors", "_done", "_head", "_held", "_owner", "_started", "active", "request", "task")
+
+    def __init__(self, owner: ExchangeOwner, request: HttpRequest, cors_origin: str) -> None:
+        self._owner = owner
+        self.request = request
+        self._cors = http_head.cors_lines(cors_origin)
+        self._head: AnswerHead | None = None
+        self._held: bytes | None = None
+        self._started = False
+        self._done = False
+        self.active: ActiveRequest | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def started(self) -> bool:
+        """True once bytes of the answer were written."""
+        return self._started
+
+    # --- ClientSink --------------------------------------------------------------------------------------------------
+
+    def head(self, head: AnswerHead) -> None:
+        self._head = head
+
+    def data(self, chunk: bytes) -> None:
+        if self._done or not chunk:
+            return
+        if self._started:
+            self._write_chunk(chunk)
+        elif self._head is not None and self._head.content_type.startswith(EVENT_STREAM):
+            self._start()
+            self._write_chunk(chunk)
+        elif self._held is None:
+            self._held = chunk
+        else:
+            self._start()
+            self._write_chunk(self._held + chunk)
+            self._held = None
+        self._owner.written()
+
+    def end(self, failure: Failure | None) -> None:
+        if self._done:
+            return
+        if failure is not None:
+            self._end_broken(failure)
+        elif not self._started:
+            assert self._head is not None, "an answer ended before its head"
+            lines = http_head.answer_lines(self._head)
+            self._whole(self._head.status, lines, self._held or b"")
+        else:
+            if self._chunked:
+                self._owner.transport.write(http_head.LAST_CHUNK)
+            self._finish(keep=self._chunked and not self._last)
+
+    # --- whole answers -----------------------------------------------------------------------------------------------
+
+    def page(self, response: PlainResponse) -> None:
+        """A page's answer."""
+        pairs = (("content-type", response.content_type), *response.headers)
+        self._whole(response.status, http_head.header_lines(pairs), response.body)
+
+    def refuse(self, error: GatewayError, allow: str = "") -> None:
+        """An error of the edge itself."""
+        pairs = [("content-type", JSON)]
+        if error.retry_after_s:
+            pairs.append(("retry-after", str(error.retry_after_s)))
+        if error.status == 401:
+            pairs.append(("www-authenticate", "Bearer"))
+        if allow:
+            pairs.append(("allow", allow))
+        self._whole(error.status, http_head.header_lines(pairs), error.body())
+
+    def abandon(self) -> None:
+        """The client is gone: stop whatever works for it. Nothing is written any more."""
+        self._done = True
+        if self.active is not None:
+            self.active.cancel()
+        if self.task is not None:
+            self.task.cancel()
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _last(self) -> bool:
+        return self.request.close or self._owner.closing()
+
+    @property
+    def _chunked(self) -> bool:
+        return self.request.minor >= 1
+
+    def _start(self) -> None:
+        assert self._head is not None, "data before the head"
+        self._started = True
+        last = self._last or not self._chunked
+        self._owner.transport.write(
+            http_head.status_line(self._head.status)
+            + http_head.answer_lines(self._head)
+            + self._common(last)
+            + (http_head.STREAM_HEADERS if self._head.content_type.startswith(EVENT_STREAM) else b"")
+            + (http_head.CHUNKED if self._chunked else b"")
+            + b"\r\n"
+        )
+
+    def _write_chunk(self, chunk: bytes) -> None:
+        transport = self._owner.transport
+        if not self._chunked:
+            transport.write(chunk)
+        elif len(chunk) <= JOINED_BYTES_MAX:
+            transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+        else:
+            transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
+
+    def _whole(self, status: int, lines: bytes, body: bytes) -> None:
+        if self._done:
+            return
+        self._started = True
+        last = self._last
+        bodiless = status in (204, 304)
+        length = b"" if bodiless else b"content-length: %d\r\n" % len(body)
+        head = http_head.status_line(status) + lines + self._common(last) + length + b"\r\n"
+        if bodiless or self.request.method == "HEAD":
+            body = b""
+        if len(body) <= JOINED_BYTES_MAX:
+            self._owner.transport.write(head + body)
+        else:
+            self._owner.transport.writelines((head, body))
+        self._finish(keep=not last)
+
+    def _common(self, last: bool) -> bytes:
+        staying = b"" if self.request.minor >= 1 else http_head.KEEP_ALIVE
+        return self._owner.date_line() + self._cors + (http_head.CLOSE if last else staying)
+
+    def _end_broken(self, failure: Failure) -> None:
+        """Before the first byte an error is still possible; after it the missing last chunk tells."""
+        if not self._started:
+            self.refuse(stream_broken(failure.message or failure.code.value))
+        else:
+            self._finish(keep=False)
+
+    def _finish(self, keep: bool) -> None:
+        self._done = True
+        self.active = None
+        self._owner.finished(self, keep)

@@ -1,0 +1,291 @@
+"""The HTTP edge: listens on TCP and on a Unix socket, routes requests to the front door or to a page.
+
+Not here: the bytes of a connection (http_connection.py) and of an answer (http_exchange.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import logging
+import os
+import socket
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from covey_gateway.core import errors
+from covey_gateway.core.access import AccessPolicy, Caller
+from covey_gateway.core.errors import Code, GatewayError
+from covey_gateway.core.front import FrontDoor, IncomingRequest
+from covey_gateway.core.keys import KeyRing
+from covey_gateway.core.observer import Observer
+from covey_gateway.core.pages import Access, PlainRequest, PlainResponse, Route, Routes
+from covey_gateway.core.paths import ENGINE_PATHS
+from covey_gateway.core.retrying import BufferBudget
+from covey_gateway.core.settings import HttpSettings
+from covey_gateway.io.http_connection import HttpConnection
+from covey_gateway.io.http_exchange import Exchange
+from covey_gateway.io.http_request import HttpRequest
+
+logger = logging.getLogger(__name__)
+
+SWEEP_S = 0.25
+"""How often connections are looked over for time-outs."""
+
+BACKLOG = 1024
+REFUSED_CONNECTIONS_MAX = 256
+"""Connections above the limit that are still told so; beyond them a connection is dropped without a word."""
+
+PREFLIGHT_AGE_S = 600
+
+
+class HttpServer:
+    """`start` listens; `port` is the real one where 0 was asked for. Also the ConnectionOwner of its connections."""
+
+    def __init__(
+        self,
+        door: FrontDoor,
+        keys: KeyRing,
+        routes: Routes,
+        settings: HttpSettings,
+        observer: Observer,
+        clock: Callable[[], float],
+    ) -> None:
+        self.settings = settings
+        self.bodies = BufferBudget(settings.bodies_total_bytes_max)
+        self.draining = False
+        self.port = 0
+        self._door = door
+        self._routes = routes
+        self._observer = observer
+        self._clock = clock
+        self._connections: set[HttpConnection] = set()
+        self._nobody = asyncio.Event()
+        self._nobody.set()
+        self._servers: list[asyncio.Server] = []
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._date = (0, b"")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.set_keys(keys)
+
+    def set_keys(self, keys: KeyRing) -> None:
+        """Keys were added or revoked; the next request already sees it."""
+        settings = self.settings
+        self.access = AccessPolicy(keys, settings.key_on_loopback, settings.trusted_hosts, settings.cors_origins)
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Raises OSError when an address is taken."""
+        loop = asyncio.get_running_loop()
+        settings = self.settings
+        tcp = await loop.create_server(
+            lambda: HttpConnection(self, unix=False), settings.host, settings.port, backlog=BACKLOG, reuse_address=True
+        )
+        self._servers.append(tcp)
+        self.port = tcp.sockets[0].getsockname()[1]
+        if settings.unix_path:
+            self._servers.append(await self._listen_unix(settings.unix_path))
+        self._sweep()
+
+    async def drain(self, grace_s: float) -> bool:
+        """Listen no more, finish what is in flight with `Connection: close`. False if something was cut off."""
+        self.draining = True
+        self._stop_listening()
+        self._look_over()
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._nobody.wait()
+        except TimeoutError:
+            pass
+        cut_off = any(connection.busy for connection in self._connections)
+        await self.close()
+        return not cut_off
+
+    async def close(self) -> None:
+        """End everything now."""
+        self._stop_listening()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        for connection in list(self._connections):
+            connection.abort()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.settings.unix_path:
+            remove_file(self.settings.unix_path)
+        await asyncio.sleep(0)
+
+    def _stop_listening(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+
+    async def _listen_unix(self, path: str) -> asyncio.Server:
+        remove_stale_socket(Path(path))
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # Narrow from the first moment: a chmod after bind would leave a gap.
+        mask = os.umask(0o177)
+        try:
+            listener.bind(path)
+        except OSError:
+            listener.close()
+            raise
+        finally:
+            os.umask(mask)
+        loop = asyncio.get_running_loop()
+        return await loop.create_unix_server(lambda: HttpConnection(self, unix=True), sock=listener, backlog=BACKLOG)
+
+    def _sweep(self) -> None:
+        self._look_over()
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    def _look_over(self) -> None:
+        now_s = self._clock()
+        for connection in list(self._connections):
+            connection.sweep(now_s)
+
+    # --- ConnectionOwner ---------------------------------------------------------------------------------------------
+
+    def now_s(self) -> float:
+        return self._clock()
+
+    def date_line(self) -> bytes:
+        second = int(time.time())
+        if self._date[0] != second:
+            self._date = (second, f"date: {email.utils.formatdate(second, usegmt=True)}\r\n".encode("ascii"))
+        return self._date[1]
+
+    def admit(self, connection: HttpConnection) -> bool:
+        self._connections.add(connection)
+        self._nobody.clear()
+        excess = len(self._connections) - self.settings.connections_max
+        if excess > REFUSED_CONNECTIONS_MAX:
+            connection.abort()
+        return excess <= 0
+
+    def gone(self, connection: HttpConnection) -> None:
+        self._connections.discard(connection)
+        if not self._connections:
+            self._nobody.set()
+
+    def refused(self, error: GatewayError) -> None:
+        self._observer.refused(error.code.value)
+
+    def check(self, connection: HttpConnection, request: HttpRequest) -> None:
+        """Raises GatewayError 401, 403, 404 or 405."""
+        found = self._routes.find(request.method, request.path)
+        access = found[0].access if found else Access.KEYED
+        if request.method == "OPTIONS":
+            # A browser's preflight carries no key.
+            access = Access.OPEN
+        headers = request.headers
+        request.user = self.access.admit(
+            access,
+            Caller(
+                connection.local,
+                connection.unix,
+                headers.get("host", ""),
+                headers.get("origin", ""),
+                headers.get("authorization", ""),
+                headers.get("x-api-key", ""),
+            ),
+        )
+        if found is None and not (request.path in ENGINE_PATHS and request.method == "POST"):
+            self._check_known(request)
+
+    def _check_known(self, request: HttpRequest) -> None:
+        methods = self._methods(request.path)
+        if not methods:
+            raise errors.path_not_found(request.method, request.path)
+        request.allow = ", ".join([*methods, "OPTIONS"])
+        if request.method != "OPTIONS":
+            raise errors.method_not_allowed(request.method, request.path, request.allow)
+
+    def _methods(self, path: str) -> list[str]:
+        return [*self._routes.methods(path), *(["POST"] if path in ENGINE_PATHS else [])]
+
+    def serve(self, exchange: Exchange) -> None:
+        request = exchange.request
+        found = self._routes.find(request.method, request.path)
+        if found is not None:
+            self._serve_page(exchange, *found)
+        elif request.method == "OPTIONS":
+            exchange.page(self._preflight(request))
+        else:
+            self._submit(exchange)
+
+    # --- answering ---------------------------------------------------------------------------------------------------
+
+    def _submit(self, exchange: Exchange) -> None:
+        request = exchange.request
+        try:
+            deadline_s, priority = request.deadline_s(), request.priority()
+        except GatewayError as error:
+            self.refused(error)
+            exchange.refuse(error)
+            return
+        incoming = IncomingRequest(request.path, request.take_body(), request.user, priority, deadline_s)
+        exchange.active = self._door.submit(incoming, exchange)
+
+    def _preflight(self, request: HttpRequest) -> PlainResponse:
+        headers = [("allow", request.allow)]
+        if self.access.cors_origin(request.headers.get("origin", "")):
+            wanted = request.headers.get("access-control-request-headers", "")
+            headers += [
+                ("access-control-allow-methods", request.allow),
+                ("access-control-allow-headers", wanted or "authorization, content-type"),
+                ("access-control-max-age", str(PREFLIGHT_AGE_S)),
+            ]
+        return PlainResponse(204, "text/plain", b"", tuple(headers))
+
+    def _serve_page(self, exchange: Exchange, route: Route, tail: str) -> None:
+        request = exchange.request
+        plain = PlainRequest(
+            request.method, request.path, tail, request.query, request.headers, request.take_body(), request.user
+        )
+        task = asyncio.get_running_loop().create_task(self._run_page(exchange, route, plain))
+        exchange.task = task
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run_page(self, exchange: Exchange, route: Route, plain: PlainRequest) -> None:
+        try:
+            async with asyncio.timeout(self.settings.page_timeout_s):
+                response = await route.handler(plain)
+        except GatewayError as error:
+            exchange.refuse(error)
+        except TimeoutError:
+            message = "The page took too long; try again."
+            exchange.refuse(GatewayError(504, Code.DEADLINE_EXCEEDED, message, "timeout_error"))
+        except Exception:
+            logger.exception("bug in a page", extra={"path": plain.path})
+            exchange.refuse(errors.internal())
+        else:
+            exchange.page(response)
+
+
+def remove_file(path: str) -> None:
+    Path(path).unlink(missing_ok=True)
+
+
+def remove_stale_socket(path: Path) -> None:
+    """A socket that a killed agent left behind; anything else in the way is an error. Raises FileExistsError."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(f"{path} exists and is not a socket; choose another path")
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        probe.connect(str(path))
+    except OSError:
+        path.unlink(missing_ok=True)
+    else:
+        raise FileExistsError(f"another agent listens on {path}; stop it with `covey down`")
+    finally:
+        probe.close()
