@@ -104,6 +104,10 @@ class Outbox:
         self.waiting_bytes = 0
         self.urgent = False
 
+    @property
+    def empty(self) -> bool:
+        return not self._control and not self._turns
+
     def put_control(self, item: Item, urgent: bool) -> None:
         """Queue ahead of every stream's items."""
         size_bytes = item.ByteSize() + ITEM_OVERHEAD_BYTES

@@ -1,0 +1,37 @@
+"""The first item of each direction: bytes to a Greeting and back. What is made of it is covey_mesh.core.greeting's."""
+
+from __future__ import annotations
+
+from google.protobuf.message import DecodeError
+
+from covey_mesh.core.facts import NodeFacts
+from covey_mesh.core.greeting import PROTOCOL_MIN, Greeting
+from covey_mesh.core.limits import PROTOCOL_VERSION
+from covey_mesh.core.names import PoolId
+from covey_mesh.io.codec_facts import facts_from_wire, facts_to_wire
+from covey_mesh.io.codec_values import PeerProtocolError, text
+from covey_mesh.wire.v1.link_pb2 import Batch, Hello, Item
+
+HELLO_BYTES_MAX = 256 * 1024
+HELLO_TIMEOUT_S = 5.0
+
+
+def hello_bytes(pool_id: PoolId, facts: NodeFacts) -> bytes:
+    """The batch that opens a direction."""
+    hello = Hello(pool_id=pool_id, facts=facts_to_wire(facts), protocol_min=PROTOCOL_MIN, protocol_max=PROTOCOL_VERSION)
+    return Batch(items=[Item(hello=hello)]).SerializeToString()
+
+
+def read_hello(raw: bytes) -> Greeting:
+    """Raises PeerProtocolError for anything but a batch with just a Hello."""
+    if len(raw) > HELLO_BYTES_MAX:
+        raise PeerProtocolError(f"a Hello of {len(raw)} bytes")
+    try:
+        batch = Batch.FromString(raw)
+    except DecodeError as error:
+        raise PeerProtocolError("bytes that are no batch") from error
+    if len(batch.items) != 1 or batch.items[0].WhichOneof("kind") != "hello":
+        raise PeerProtocolError("something else before the Hello")
+    hello = batch.items[0].hello
+    facts = facts_from_wire(hello.facts)
+    return Greeting(text(hello.pool_id, "a pool id"), facts, hello.protocol_min, hello.protocol_max)

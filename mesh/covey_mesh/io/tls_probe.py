@@ -1,0 +1,86 @@
+"""Who listens at an address? A mutual TLS handshake that says so from the certificate, before gRPC dials.
+
+gRPC's Python client does not tell the server's certificate. The probe computes the id from the certificate's key;
+the gRPC connection that follows demands a certificate of just that id by name (`<id>.covey`, which the pool's
+authority gives to the holder of that key alone), so that nothing rests on both connections reaching the same place.
+It also tells a refused connection from a silent one, a foreign pool and a stranger on the port more exactly than
+gRPC does, and leaves no channel behind that redials on its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from cryptography import x509
+
+from covey_mesh.core.names import NodeId
+from covey_mesh.io.certificates import CertificateError, cert_from_pem, check_node
+from covey_mesh.io.identity import Identity
+
+PROBE_TIMEOUT_S = 3.0
+"""For name lookup, connection and handshake together."""
+
+
+class NotALinkError(Exception):
+    """TLS succeeded, but what listens there is no covey link; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """What was found: the id from the certificate, and gRPC's name for the address that answered."""
+
+    node_id: NodeId
+    grpc_target: str
+
+
+def client_context(identity: Identity) -> ssl.SSLContext:
+    """Trusts the pool's authority and nothing else; names are compared by the caller, from keys."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(cadata=identity.ca_certificate_pem.decode())
+    context.load_cert_chain(identity.state_dir / "node.crt", identity.state_dir / "node.key")
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """HOST:PORT or [IPV6]:PORT. Raises ValueError."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(f"{address!r} is not HOST:PORT")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not host:
+        raise ValueError(f"{address!r} is not HOST:PORT")
+    return host, int(port)
+
+
+async def probe(address: str, identity: Identity, context: ssl.SSLContext, now_unix_s: float) -> Listener:
+    """Raises ValueError (no address), OSError, ssl.SSLError, TimeoutError, NotALinkError."""
+    host, port = split_address(address)
+    async with asyncio.timeout(PROBE_TIMEOUT_S):
+        reader, writer = await asyncio.open_connection(host, port, ssl=context)
+        try:
+            tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
+            certificate = x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"")
+            node_id = check_node(certificate, cert_from_pem(identity.ca_certificate_pem), now_unix_s)
+            # TLS 1.3: whether the other side took this machine's certificate shows only in its first bytes.
+            if tls.selected_alpn_protocol() != "h2" or not await reader.read(1):
+                raise NotALinkError("it closed the connection; it may have refused this machine's certificate")
+            return Listener(node_id, _grpc_target(writer.get_extra_info("peername")))
+        except (CertificateError, ValueError) as error:
+            raise NotALinkError(f"its certificate is not that of a machine: {error}") from error
+        finally:
+            writer.transport.abort()
+
+
+def _grpc_target(peername: tuple[str, int] | tuple[str, int, int, int]) -> str:
+    host, port = peername[0], peername[1]
+    if ":" not in host:
+        return f"ipv4:{host}:{port}"
+    scope = f"%{peername[3]}" if len(peername) == 4 and peername[3] and "%" not in host else ""
+    return "ipv6:" + quote(f"[{host}{scope}]:{port}", safe=":")
