@@ -1,0 +1,80 @@
+"""Chained block hashes, and the index that forgets what the engine forgot."""
+
+from __future__ import annotations
+
+import pytest
+from tests.support.scheduling import node
+
+from covey_scheduler.core.prefix import BLOCK_BYTES, BLOCKS_MAX, PrefixIndex, prefix_hashes
+
+LIFE = (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("size", "blocks"),
+    [(0, 0), (511, 0), (512, 1), (1023, 1), (1024, 2), (512 * 128, 128), (512 * 129, 128), (5_000_000, 128)],
+)
+def test_full_blocks_only_and_bounded(size: int, blocks: int) -> None:
+    assert len(prefix_hashes(b"x" * size)) == blocks
+
+
+def test_equal_prefixes_and_only_those_have_equal_hashes() -> None:
+    blocks = [bytes([i]) * BLOCK_BYTES for i in range(4)]
+    one = prefix_hashes(b"".join(blocks))
+    other = prefix_hashes(blocks[0] + blocks[1] + blocks[3] + blocks[3])
+    assert one[:2] == other[:2]
+    assert not set(one[2:]) & set(other[2:])
+    assert all(0 <= each < 2**64 for each in one)
+    assert prefix_hashes(blocks[1])[0] not in one, "a block's hash covers what stands before it"
+
+
+def index() -> PrefixIndex:
+    return PrefixIndex(blocks_max=8, blocks_total_max=20)
+
+
+def test_longest_prefix_of_the_same_engine_and_life() -> None:
+    known = index()
+    known.add(node(1), "m", LIFE, (1, 2, 3), 0)
+    assert known.matched_blocks(node(1), "m", LIFE, (1, 2, 9, 3)) == 2
+    assert known.matched_blocks(node(1), "m", LIFE, (2, 3)) == 2
+    assert known.matched_blocks(node(1), "other", LIFE, (1,)) == 0
+    assert known.matched_blocks(node(2), "m", LIFE, (1,)) == 0
+    assert known.matched_blocks(node(1), "m", (1, 1), (1,)) == 0, "the engine restarted"
+
+
+def test_a_new_life_starts_empty() -> None:
+    known = index()
+    known.add(node(1), "m", LIFE, (1, 2, 3), 0)
+    known.add(node(1), "m", (2, 0), (9,), 0)
+    assert known.matched_blocks(node(1), "m", (2, 0), (1, 2, 3)) == 0
+    assert len(known) == 1
+
+
+def test_the_ends_of_old_prefixes_are_forgotten_first() -> None:
+    known = index()
+    known.add(node(1), "m", LIFE, (1, 2, 3, 4, 5), 0)
+    known.add(node(1), "m", LIFE, (1, 2, 13, 14, 15), 0)
+    assert len(known) == 8
+    known.add(node(1), "m", LIFE, (1, 2, 23), 0)
+    assert known.matched_blocks(node(1), "m", LIFE, (1, 2, 23)) == 3
+    assert known.matched_blocks(node(1), "m", LIFE, (1, 2, 3, 4, 5)) == 4
+
+
+def test_bounds_of_one_engine_and_of_all() -> None:
+    known = index()
+    known.add(node(1), "m", LIFE, tuple(range(BLOCKS_MAX * 2)), 4)
+    assert len(known) == 4, "no more than the engine can hold"
+    for number in range(2, 10):
+        known.add(node(number), "m", LIFE, tuple(range(8)), 0)
+        assert len(known) <= 20
+    assert known.matched_blocks(node(1), "m", LIFE, (0, 1)) == 0
+    assert known.matched_blocks(node(9), "m", LIFE, (0, 1)) == 2
+
+
+def test_machines_that_left_are_forgotten() -> None:
+    known = index()
+    known.add(node(1), "m", LIFE, (1,), 0)
+    known.add(node(2), "m", LIFE, (1,), 0)
+    known.keep_only({node(2)})
+    assert len(known) == 1
+    assert known.matched_blocks(node(1), "m", LIFE, (1,)) == 0
