@@ -102,10 +102,13 @@ class HintBook:
         self._remembered.pop(instance, None)
 
     def due(self, now_s: float) -> list[Hint]:
-        """Hints to tell now, oldest first. Call after `heard` and now and then."""
+        """Hints to tell now. Call after `heard` and now and then.
+
+        The last heard goes first: after a flood, a real newcomer does not wait behind what the flood left.
+        """
         self._refill(now_s)
         told = []
-        for entry in self._remembered.values():
+        for entry in reversed(self._remembered.values()):
             waited = entry.told_at_s is None or now_s - entry.told_at_s >= SAME_INSTANCE_INTERVAL_S
             if not (entry.pending and waited):
                 continue

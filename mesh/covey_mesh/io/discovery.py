@@ -184,10 +184,7 @@ class Discovery:
             # First the records, then the sockets: new sockets announce what is registered at that moment.
             await self._update(addresses)
         assert self._zeroconf is not None
-        joined = one_per_interface(addresses)
-        if joined != self._joined:
-            await self._zeroconf.async_update_interfaces([one.address for one in joined])
-            self._joined = joined
+        await self._join(one_per_interface(addresses))
         if self._instance is None:
             await self._register(addresses)
         elif self._gate.wait_s(self._advertisement, self._clock()) == 0.0:
@@ -211,6 +208,14 @@ class Discovery:
         self._joined = joined
         self._browser = ServiceBrowser(SERVICE_TYPE, self._found, self._lost)
         self._browser.start(self._zeroconf.zeroconf)
+
+    async def _join(self, joined: tuple[InterfaceAddress, ...]) -> None:
+        assert self._zeroconf is not None
+        # Again with every question: a new IPv6 address cannot be bound for its first seconds (duplicate detection),
+        # and zeroconf skips it. Where nothing is missing this does nothing.
+        if joined != self._joined or self._clock() >= self._ask_again_at_s:
+            await self._zeroconf.async_update_interfaces([one.address for one in joined])
+            self._joined = joined
 
     async def _register(self, addresses: tuple[InterfaceAddress, ...]) -> None:
         assert self._zeroconf is not None

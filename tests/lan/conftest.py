@@ -1,0 +1,35 @@
+"""Fixtures of the LAN tests. Without root or network namespaces every one of them is skipped, with the reason."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+from tests.lan import avahi, lab
+
+MakeLab = Callable[..., lab.Lab]
+
+
+@functools.cache
+def _missing() -> str | None:
+    return lab.missing_requirement()
+
+
+@pytest.fixture
+def make_lab() -> Iterator[MakeLab]:
+    """Makes labs that live until the test ends: `make_lab(3)`."""
+    reason = _missing()
+    if reason is not None:
+        pytest.skip(reason)
+    with ExitStack() as stack:
+        yield lambda hosts, **options: stack.enter_context(lab.Lab(hosts, **options))
+
+
+@pytest.fixture
+def needs_avahi() -> None:
+    """Skips where avahi is not installed."""
+    reason = avahi.missing_requirement()
+    if reason is not None:
+        pytest.skip(reason)
