@@ -69,12 +69,12 @@ def ask(request_id: str = "r", attempt: int = 1, **changes: Any) -> Ask:
 
 def candidate(load: ModelLoad | None = None, **changes: Any) -> Candidate:
     """One candidate; `changes` are Candidate's fields, or Member's."""
-    own = {key: changes.pop(key) for key in list(changes) if key in Candidate.__dataclass_fields__}
+    own = {key: changes.pop(key) for key in list(changes) if key in Candidate._fields}
     loads = () if load is None else (load,)
     only = member(node(1), *loads, **changes)
     (machine,) = machines_of(MODEL, {only.node_id: only})
     largest = 0 if load is None else machine.load.max_context_tokens  # type: ignore[union-attr]
-    return replace(Candidate(machine, largest_context_tokens=largest), **own)
+    return Candidate(machine, largest_context_tokens=largest)._replace(**own)
 
 
 def updated(old: Member, load: ModelLoad) -> Member:

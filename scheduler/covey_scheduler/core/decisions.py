@@ -13,11 +13,11 @@ def verdicts(ranking: Ranking, candidates_max: int, refused: str = "") -> tuple[
     Room is kept for rejected machines too (a quarter), since their reasons are what people ask for. `refused` is why
     an ask that some machine could serve was not even queued.
     """
-    passed = [_ranked(each, refused) for each in (*ranking.free, *ranking.waiting_for)]
-    room_for_rejected = max(candidates_max - len(passed), min(len(ranking.rejected), candidates_max // 4))
-    passed = passed[: max(1, candidates_max - min(room_for_rejected, len(ranking.rejected)))]
-    rejected = [_rejected(each) for each in ranking.rejected[:room_for_rejected]]
-    return (*passed, *rejected)[:candidates_max]
+    passed = (*ranking.free, *ranking.waiting_for)
+    room = max(candidates_max - len(passed), candidates_max // 4)
+    rejected = ranking.rejected[:room]
+    shown = passed[: candidates_max - len(rejected)]
+    return (*(_ranked(each, refused) for each in shown), *(_rejected(each) for each in rejected))
 
 
 def _ranked(ranked: Ranked, refused: str) -> CandidateVerdict:

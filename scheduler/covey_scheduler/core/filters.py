@@ -1,7 +1,8 @@
 """Which machines may serve an ask at all: one small function a reason, listed in order in FILTERS.
 
 A filter returns "" where the machine passes, else a sentence for people. To add one: write the function, add a row.
-`busy` is no filter: a busy machine is a candidate that the ask would wait for (late binding).
+`busy` is no filter: a busy machine is a candidate that the ask would wait for (late binding). Asks come here clean
+(clean_ask.py), machines too (machine.py).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 from covey_mesh.core.asking import Ask
 from covey_mesh.core.facts import EngineState, ModelLoad
-from covey_scheduler.core.machine import DETAIL_LENGTH_MAX, TOKENS_MAX, Candidate, clamp_int
+from covey_scheduler.core.machine import DETAIL_LENGTH_MAX, Candidate
 
 ESTIMATE_SLACK = 2.0
 """A gateway's token count is an estimate. Up to this factor over the largest context the ask still goes to a machine
@@ -27,7 +28,7 @@ def model_offered(ask: Ask, candidate: Candidate) -> str:
 def context_fits(ask: Ask, candidate: Candidate) -> str:
     """Shorter contexts are passed over while a longer one exists in the pool."""
     context = _load(candidate).max_context_tokens
-    need = clamp_int(ask.prompt_tokens, TOKENS_MAX)
+    need = ask.prompt_tokens
     if not context or need <= context:
         return ""
     if context >= candidate.largest_context_tokens and need <= context * ESTIMATE_SLACK:
@@ -38,7 +39,7 @@ def context_fits(ask: Ask, candidate: Candidate) -> str:
 def kv_cache_can_hold(ask: Ask, candidate: Candidate) -> str:
     """The whole cache, not what is free now: who could never hold the prompt is no candidate."""
     total = _load(candidate).kv_cache_tokens_total
-    need = clamp_int(ask.prompt_tokens, TOKENS_MAX)
+    need = ask.prompt_tokens
     if not total or need <= total * ESTIMATE_SLACK:
         return ""
     return f"prompt of about {need} tokens can never fit its KV cache of {total}"
@@ -130,7 +131,7 @@ def busy(ask: Ask, candidate: Candidate) -> str:
         # An idle machine is never busy, whatever it says of its cache: else a wrong count would starve it.
         return ""
     free = load.kv_cache_tokens_free - candidate.reserved_tokens
-    need = clamp_int(ask.prompt_tokens, TOKENS_MAX) - candidate.cached_tokens
+    need = ask.prompt_tokens - candidate.cached_tokens
     return f"busy: {max(free, 0)} KV-cache tokens free, {need} needed" if free < need else ""
 
 

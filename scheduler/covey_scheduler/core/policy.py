@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from covey_mesh.core.asking import Ask
 from covey_scheduler.core.filters import Rejection, busy, rejection_of
@@ -18,8 +19,7 @@ POLICY = "predicted-completion"
 """Named in every decision record."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
+class Ranked(NamedTuple):
     """A machine that passed every filter. `busy` says why it could not start the ask at once; "" if it could."""
 
     candidate: Candidate

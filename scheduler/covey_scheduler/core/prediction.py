@@ -8,21 +8,17 @@ and which of the predictions wins (policy.py).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from covey_mesh.core.asking import Ask
 from covey_mesh.core.facts import ModelLoad, Task
-from covey_scheduler.core.machine import TOKENS_MAX, Candidate, clamp_int
+from covey_scheduler.core.machine import Candidate
 from covey_scheduler.core.settings import SchedulerSettings
-
-TERM_S_MAX = 86_400.0
-"""No term exceeds a day: sums stay finite and comparable whatever a machine reports."""
 
 Term = Callable[[Ask, Candidate, SchedulerSettings], float]
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(NamedTuple):
     """`terms_s` are the terms above zero, by name; they sum to `last_token_s`."""
 
     first_token_s: float
@@ -101,15 +97,15 @@ TERMS: tuple[tuple[str, Term], ...] = (
 
 
 def predict(ask: Ask, candidate: Candidate, settings: SchedulerSettings) -> Prediction:
-    """For a machine that passed every filter."""
+    """For a machine that passed every filter. Finite, since counts and speeds are bounded (machine.py)."""
     terms: dict[str, float] = {}
     first = 0.0
     for name, term in TERMS:
-        seconds = min(term(ask, candidate, settings), TERM_S_MAX)
+        seconds = term(ask, candidate, settings)
         if seconds > 0:
             terms[name] = seconds
             first += seconds
-    decode = min(decode_s(ask, candidate, settings), TERM_S_MAX)
+    decode = decode_s(ask, candidate, settings)
     if decode > 0:
         terms["decode"] = decode
     return Prediction(first, first + decode, terms)
@@ -125,13 +121,12 @@ def expected_output_tokens(ask: Ask, task: Task, settings: SchedulerSettings) ->
     """max_tokens where it is small, else the expectation; 0 for embeddings."""
     if task is Task.EMBED:
         return 0
-    asked = clamp_int(ask.max_output_tokens, TOKENS_MAX)
-    return min(asked, settings.expected_output_tokens) if asked else settings.expected_output_tokens
+    return min(ask.max_output_tokens or settings.expected_output_tokens, settings.expected_output_tokens)
 
 
 def uncached_tokens(ask: Ask, candidate: Candidate) -> int:
     """At least one: an engine always computes the prompt's last token."""
-    return max(1, clamp_int(ask.prompt_tokens, TOKENS_MAX) - candidate.cached_tokens)
+    return max(1, ask.prompt_tokens - candidate.cached_tokens)
 
 
 def _load(candidate: Candidate) -> ModelLoad:
