@@ -75,6 +75,13 @@ class Configuration:
         read.table,
         "API keys, owner = key or `sha256:` and its digest. Needed where `http` or `grpc` is not loopback.",
     )
+    key_on_loopback: bool = setting(False, read.switch, "Ask clients on this machine for a key, too.")
+    cors_origins: tuple[str, ...] = setting(
+        (), read.words, "Origins of browser applications that may call (`https://app.example`); `*`: any."
+    )
+    trusted_hosts: tuple[str, ...] = setting(
+        (), read.words, "Host names, beside this machine's own, under which the keyless endpoint answers."
+    )
 
     # --- Finding the others
     mdns: bool = setting(True, read.switch, "Announce and look for machines of the pool with multicast DNS.")

@@ -15,7 +15,14 @@ from covey.cli.invocation import Invocation, common_options
 from covey.config import fields
 
 # Settings that hold lists have a flag in the singular, given once for each item.
-REPEATED = {"models": "model", "engine_arguments": "engine-argument", "advertise": "advertise", "peers": "peer"}
+REPEATED = {
+    "models": "model",
+    "engine_arguments": "engine-argument",
+    "advertise": "advertise",
+    "cors_origins": "cors-origin",
+    "trusted_hosts": "trusted-host",
+    "peers": "peer",
+}
 # state_dir is an option of every command.
 WITHOUT_FLAG = frozenset({"state_dir", "keys"})
 

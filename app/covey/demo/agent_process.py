@@ -98,6 +98,18 @@ class AgentProcess:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
 
+    def interrupt(self) -> None:
+        """One Ctrl-C."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+
+    def wait_ended(self) -> int:
+        """The exit code, once it ends by itself. Raises subprocess.TimeoutExpired."""
+        assert self._process is not None
+        code = self._process.wait(ENDS_WITHIN_S)
+        self._process = None
+        return code
+
     def stop(self) -> int:
         """Ask, wait, insist. Returns the exit code; 0 where nothing ran."""
         if self._process is None:
