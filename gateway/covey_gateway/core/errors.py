@@ -78,6 +78,19 @@ def unavailable(code: Code, message: str, retry_after_s: int) -> GatewayError:
     return GatewayError(503, code, message, "service_unavailable_error", retry_after_s=max(1, retry_after_s))
 
 
+def pool_busy(model: str, retry_after_s: int) -> GatewayError:
+    message = f"Every machine that offers `{model[:200]}` is busy. Retry after the time in Retry-After."
+    return unavailable(Code.POOL_BUSY, message, retry_after_s)
+
+
+def nothing_serves(code: Code, model: str, why: str, request_id: str, retry_after_s: int) -> GatewayError:
+    message = (
+        f"No machine can serve `{model[:200]}` now ({why}). Retry after the time in Retry-After; "
+        f"`covey explain {request_id}` tells more."
+    )
+    return unavailable(code, message, retry_after_s)
+
+
 def malformed_json(detail: str) -> GatewayError:
     return GatewayError(400, Code.MALFORMED_JSON, f"The body is not valid JSON: {detail}. Send one JSON object.")
 
@@ -107,9 +120,10 @@ def model_not_found(model: str, models: Iterable[str]) -> GatewayError:
     return GatewayError(404, Code.MODEL_NOT_FOUND, message, param="model")
 
 
-def context_exceeded(limit_tokens: int, at_least_tokens: int) -> GatewayError:
+def context_exceeded(limit_tokens: int, tokens: int, measure: str) -> GatewayError:
+    """`measure`: how sure `tokens` is: "at least", "about"."""
     message = (
-        f"This model's maximum context length is {limit_tokens} tokens; the prompt has at least {at_least_tokens}. "
+        f"This model's maximum context length is {limit_tokens} tokens; the prompt has {measure} {tokens}. "
         "Shorten the prompt or choose a model with a longer context."
     )
     return GatewayError(400, Code.CONTEXT_LENGTH_EXCEEDED, message, param="messages")

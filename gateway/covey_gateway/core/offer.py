@@ -25,8 +25,10 @@ def contexts(view: PoolView) -> dict[str, int]:
 def standing(view: PoolView, model: str) -> ModelStanding:
     """Unreachable machines count as hope: their link may be about to come back."""
     states = [load.state for member in view.members.values() for load in member.load.models if load.model == model]
+    ready = contexts(view)
     return ModelStanding(
         known=bool(states),
         hopeful=any(state in COMING for state in states),
-        offered=tuple(sorted(contexts(view))),
+        context_tokens=ready.get(model, 0),
+        offered=tuple(sorted(ready)),
     )

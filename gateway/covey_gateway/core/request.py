@@ -207,12 +207,13 @@ class RequestMachine:
     def _no_candidate(self, now_s: float, event: ev.NoCandidate) -> list[ev.Effect]:
         self.decision = event.decision or self.decision
         by_leader = self.phase is not Phase.DECIDING
-        if by_leader and not event.standing.known and not self._ledger.excluded(now_s):
-            return self._refuse(now_s, errors.model_not_found(self.facts.model, event.standing.offered))
+        if by_leader and not self._ledger.excluded(now_s) and not event.retry_after_ms:
+            return self._refuse(now_s, self._unserved_error(event.standing, busy=False))
         if self._waiting_since_s is None:
             self._waiting_since_s, self._rounds = now_s, 0
-        busy = event.busy or self._ledger.busy(now_s)
-        until_s = self._wait_until_s(busy, hopeful=event.standing.hopeful or not by_leader)
+        busy = self._ledger.busy(now_s)
+        hopeful = event.standing.hopeful or not by_leader or not event.standing.known
+        until_s = self._wait_until_s(busy, hopeful)
         if now_s >= until_s:
             return self._refuse(now_s, self._unserved_error(event.standing, busy))
         at_least_s = max(event.retry_after_ms / 1000, self._ledger.next_return_s(now_s))
@@ -230,7 +231,11 @@ class RequestMachine:
     def _unserved_error(self, standing: ev.ModelStanding, busy: bool) -> errors.GatewayError:
         if not standing.known:
             return errors.model_not_found(self.facts.model, standing.offered)
-        return self._busy_error() if busy else self._unavailable(errors.Code.NOTHING_ABLE_TO_SERVE)
+        if busy:
+            return self._busy_error()
+        if 0 < standing.context_tokens < self.facts.prompt_tokens:
+            return errors.context_exceeded(standing.context_tokens, self.facts.prompt_tokens, "about")
+        return self._unavailable(errors.Code.NOTHING_ABLE_TO_SERVE)
 
     def _backing_off_tick(self, now_s: float, event: ev.Tick) -> list[ev.Effect]:
         if self._past_deadline(now_s):
@@ -391,16 +396,12 @@ class RequestMachine:
         return [ev.Report(self._asked, AttemptReport(self.facts.request_id, self.attempt, withdrawn=True))]
 
     def _busy_error(self) -> errors.GatewayError:
-        message = f"Every machine that offers `{self.facts.model}` is busy. Retry after the time in Retry-After."
-        return errors.unavailable(errors.Code.POOL_BUSY, message, self._settings.retry_after_s)
+        return errors.pool_busy(self.facts.model, self._settings.retry_after_s)
 
     def _unavailable(self, code: errors.Code) -> errors.GatewayError:
         why = self._ledger.last_message or (self.decision.why if self.decision else "no machine answers")
-        message = (
-            f"No machine can serve `{self.facts.model}` now ({why}). Retry after the time in Retry-After; "
-            f"`covey explain {self.facts.request_id}` tells more."
-        )
-        return errors.unavailable(code, message, self._settings.retry_after_s)
+        facts = self.facts
+        return errors.nothing_serves(code, facts.model, why, facts.request_id, self._settings.retry_after_s)
 
     def _past_deadline(self, now_s: float) -> bool:
         return self.facts.deadline_at_s is not None and now_s >= self.facts.deadline_at_s

@@ -33,10 +33,14 @@ class RequestFacts:
 
 @dataclass(frozen=True, slots=True)
 class ModelStanding:
-    """What this machine's view says of the model: offered anywhere (`known`), and may it be served soon (`hopeful`)."""
+    """What this machine's view says of the model: offered anywhere (`known`), and may it be served soon (`hopeful`).
+
+    `context_tokens`: the largest on any machine that is ready; 0: unknown.
+    """
 
     known: bool
     hopeful: bool
+    context_tokens: int = 0
     offered: tuple[str, ...] = ()
 
 
@@ -65,13 +69,12 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class NoCandidate:
-    """`busy`: machines offer the model but all are full (only a gateway deciding alone says so; a leader queues)."""
+    """`retry_after_ms` 0 from a leader: none ever will."""
 
     attempt: int
     standing: ModelStanding
     decision: Decision | None = None
     retry_after_ms: int = 0
-    busy: bool = False
 
 
 @dataclass(frozen=True, slots=True)

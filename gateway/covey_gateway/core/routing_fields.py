@@ -8,15 +8,16 @@ send them.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import msgspec
 
-from covey_gateway.core.errors import GatewayError, invalid_field, malformed_json
+from covey_gateway.core.errors import invalid_field, malformed_json
 from covey_gateway.core.paths import PathKind
 
 BYTES_PER_TOKEN = 4.0
-"""Bytes of English JSON text a token, the planning figure until a model's own ratio is known (token_ratio.py)."""
+"""Bytes of English JSON text a token: the planning figure until a model's own is known (event_stream.TokenRatio)."""
 
 BYTES_PER_TOKEN_MOST = 64
 """No vocabulary in use averages longer tokens over a whole prompt: a lower bound on tokens."""
@@ -24,9 +25,15 @@ BYTES_PER_TOKEN_MOST = 64
 BYTES_PER_ESCAPED_BYTE_MOST = 6
 """JSON may write one byte of text as six (a unicode escape)."""
 
+MEDIA_TOKENS = 1000
+"""An image or sound costs a model roughly this much, whatever its size in bytes."""
+
+MEDIA_BYTES_LEAST = 512
+
 TOKENS_MAX = 2**31 - 1
 CHOICES_MAX = 10_000
 
+_MEDIA = re.compile(rb'(?:base64,|"data"\s*:\s*")[A-Za-z0-9+/=_\\-]*')
 _NOTHING = msgspec.Raw(b"")
 _NOT_ONLY_TEXT = (b'"image_url"', b'"input_audio"', b'"audio_url"', b'"video_url"', b'"image"', b'"input_image"')
 _UNKNOWN_LENGTH = b'"truncate_prompt_tokens"'
@@ -56,7 +63,8 @@ class RoutingFields:
     """`prompt` holds the raw JSON of tools, system text and messages/prompt/input, in the order a template uses.
 
     `max_output_tokens` is over all `choices`; None where the client names no bound. `prompt_tokens_least` is a safe
-    lower bound of one prompt's length, 0 where none can be given.
+    lower bound of one prompt's length, 0 where none can be given. `batch`: many independent prompts or inputs.
+    `token_ids`: how many token ids the prompt lists, 0 for text. `text_bytes`: the prompt without embedded media.
     """
 
     model: str
@@ -64,27 +72,50 @@ class RoutingFields:
     choices: int
     max_output_tokens: int | None
     prompt: bytes
+    text_bytes: int
+    token_ids: int
+    batch: bool
     prompt_tokens_least: int
+
+    def prompt_tokens(self, bytes_per_token: float, context_tokens: int) -> int:
+        """Planning figure, at least 1, over all prompts. A batch counts as one context at most (`context_tokens`; 0:
+        unknown), since each of its parts has a context of its own."""
+        estimate = self.token_ids or max(1, round(self.text_bytes / bytes_per_token))
+        if self.batch and context_tokens:
+            estimate = min(estimate, context_tokens)
+        return min(estimate, TOKENS_MAX)
 
 
 def read_routing_fields(body: bytes, kind: PathKind) -> RoutingFields:
     """Raises GatewayError (400) for anything that is not a JSON object with usable fields."""
     decoded = _decode(body)
     choices = _count(decoded.n, "n", CHOICES_MAX)
-    prompt = b"".join(map(bytes, (decoded.tools, decoded.system, decoded.messages, decoded.prompt, decoded.input)))
+    content = bytes(decoded.messages) or bytes(decoded.prompt) or bytes(decoded.input)
+    prompt = bytes(decoded.tools) + bytes(decoded.system) + content
+    shape = content[:64].translate(None, b" \t\r\n")[:2]
+    embeds = kind is PathKind.EMBEDDING
+    if not content and kind in (PathKind.EMBEDDING, PathKind.OTHER):
+        prompt = body
+    is_ids = shape[:1] == b"[" and (shape[1:].isdigit() or shape == b"[[")
     return RoutingFields(
         model=decoded.model or "",
         streaming=bool(decoded.stream),
         choices=1 if choices is None else max(1, choices),
         max_output_tokens=_output_bound(decoded, kind, choices),
-        prompt=prompt or (body if kind is PathKind.OTHER else b""),
+        prompt=prompt,
+        text_bytes=_text_bytes(prompt),
+        token_ids=content.count(b",") + 1 if is_ids else 0,
+        batch=shape in (b'["', b"[[") or (embeds and shape[:1] != b'"' and not shape[1:].isdigit()),
         prompt_tokens_least=_tokens_least(decoded, body),
     )
 
 
-def estimate_prompt_tokens(prompt: bytes, bytes_per_token: float = BYTES_PER_TOKEN) -> int:
-    """Planning figure, at least 1: length over the model's ratio. Images as data URLs are overestimated: harmless."""
-    return max(1, round(len(prompt) / bytes_per_token))
+def _text_bytes(prompt: bytes) -> int:
+    """Length without base64 media, each of which is taken for a typical image's tokens."""
+    if b"base64," not in prompt and b'"data"' not in prompt:
+        return len(prompt)
+    media = [len(found.group()) for found in _MEDIA.finditer(prompt) if len(found.group()) > MEDIA_BYTES_LEAST]
+    return len(prompt) - sum(media) + round(len(media) * MEDIA_TOKENS * BYTES_PER_TOKEN)
 
 
 def _decode(body: bytes) -> _Body:
@@ -146,12 +177,3 @@ def _tokens_least(decoded: _Body, body: bytes) -> int:
         return 0
     divisor = BYTES_PER_TOKEN_MOST * (BYTES_PER_ESCAPED_BYTE_MOST if b"\\u" in text else 1)
     return len(text) // divisor
-
-
-__all__ = [
-    "BYTES_PER_TOKEN",
-    "GatewayError",
-    "RoutingFields",
-    "estimate_prompt_tokens",
-    "read_routing_fields",
-]

@@ -11,6 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 from covey_gateway.core import errors, offer
 from covey_gateway.core import request_events as ev
@@ -25,7 +26,6 @@ from covey_gateway.core.retrying import BufferBudget
 from covey_gateway.core.routing_fields import (
     BYTES_PER_TOKEN,
     RoutingFields,
-    estimate_prompt_tokens,
     read_routing_fields,
 )
 from covey_gateway.core.settings import RequestSettings
@@ -43,8 +43,8 @@ logger = logging.getLogger(__name__)
 OFFER_FRESH_S = 0.5
 """How long the list of models, read from the view, is used before it is read again."""
 
-ChooseAlone = Callable[[Ask, PoolView, Mapping[NodeId, int], float], tuple[NodeId | None, Decision]]
-"""covey_scheduler.core.leaderless.choose_alone: (ask, view, own requests in flight, random unit)."""
+ChooseAlone = Callable[[Ask, PoolView, Mapping[NodeId, int], Callable[[], float]], tuple[NodeId | None, Decision]]
+"""covey_scheduler.core.leaderless.choose_alone: (ask, view, own requests in flight, random numbers)."""
 
 
 class RequestRunner:
@@ -106,12 +106,13 @@ class RequestRunner:
         model = fields.model or self._only_model(offered)
         limit = offered.get(model, 0)
         if limit and fields.prompt_tokens_least > limit:
-            raise errors.context_exceeded(limit, fields.prompt_tokens_least)
-        facts = self._facts(request_id, request, fields, model)
+            raise errors.context_exceeded(limit, fields.prompt_tokens_least, "at least")
+        facts = self._facts(request_id, request, fields, model, limit)
         flight = self._flight(facts, request.body, sink)
         if model in offered:
             flight.model_label = model
-            flight.on_usage = lambda tokens: self._ratio.learn(model, len(fields.prompt), tokens)
+            if not fields.token_ids:
+                flight.on_usage = lambda tokens: self._ratio.learn(model, fields.text_bytes, tokens)
         self.observer.request_started(request.path, flight.model_label)
         self.timers.call_soon(lambda: self._feed(flight, ev.Started(self._leader)))
         return flight
@@ -129,7 +130,9 @@ class RequestRunner:
             return next(iter(offered))
         raise errors.model_missing(offered)
 
-    def _facts(self, request_id: str, request: IncomingRequest, fields: RoutingFields, model: str) -> ev.RequestFacts:
+    def _facts(
+        self, request_id: str, request: IncomingRequest, fields: RoutingFields, model: str, limit: int
+    ) -> ev.RequestFacts:
         now_s = self._clock()
         output = fields.max_output_tokens
         if output is None:
@@ -140,7 +143,7 @@ class RequestRunner:
             path=request.path,
             model=model,
             streaming=fields.streaming,
-            prompt_tokens=estimate_prompt_tokens(fields.prompt, self._ratio.of(model)),
+            prompt_tokens=fields.prompt_tokens(self._ratio.of(model), limit),
             max_output_tokens=output,
             arrived_s=now_s,
             prefix_hashes=() if embeds else prefix_hashes(fields.prompt),
@@ -248,11 +251,11 @@ class RequestRunner:
 
     def decide_alone(self, ask: Ask) -> ev.Assigned | ev.NoCandidate:
         view = self._mesh.view()
-        chosen, decision = self._choose_alone(ask, view, self._in_flight, self._jitter())
+        chosen, decision = self._choose_alone(ask, view, self._in_flight, self._jitter)
+        decision = replace(decision, decided_at_unix_s=self._unix_clock())
         if chosen is not None:
             return ev.Assigned(ask.attempt, chosen, decision)
-        busy = decision.outcome is Outcome.QUEUED
-        return ev.NoCandidate(ask.attempt, offer.standing(view, ask.model), decision, busy=busy)
+        return ev.NoCandidate(ask.attempt, offer.standing(view, ask.model), decision)
 
     def open_on(self, node_id: NodeId, request: ForwardedRequest, sink: ResponseSink) -> Upstream:
         self._in_flight[node_id] = self._in_flight.get(node_id, 0) + 1
