@@ -23,7 +23,7 @@ from covey_mesh.io.certificates import dns_name
 from covey_mesh.io.codec_values import PeerProtocolError
 from covey_mesh.io.hello import HELLO_TIMEOUT_S, hello_bytes, read_hello
 from covey_mesh.io.identity import Identity
-from covey_mesh.io.link import GOODBYE_TIMEOUT_S, GrpcLink
+from covey_mesh.io.link import GrpcLink
 from covey_mesh.io.link_errors import loss_of_connect, loss_of_status
 from covey_mesh.io.tls_probe import NotALinkError, probe
 
@@ -45,27 +45,16 @@ class DialError(Exception):
 class DialedLink:
     """A link with the channel that it alone uses."""
 
-    def __init__(self, link: GrpcLink, call: Any, channel: grpc.aio.Channel) -> None:
+    def __init__(self, link: GrpcLink, channel: grpc.aio.Channel) -> None:
         self.link = link
-        self._call = call
         self._channel = channel
 
     async def run(self) -> None:
         """Until the link has ended and its connection is closed."""
         try:
             await self.link.run()
-            await self._half_close()
         finally:
             await self._channel.close()
-
-    async def _half_close(self) -> None:
-        """Let a goodbye arrive before the connection is cut."""
-        try:
-            async with asyncio.timeout(GOODBYE_TIMEOUT_S):
-                await self._call.done_writing()
-                await self._call.code()
-        except (TimeoutError, *_CALL_ERRORS):
-            pass
 
 
 class Dialer:
@@ -96,7 +85,7 @@ class Dialer:
             call: Any = channel.stream_stream(METHOD)()
             link, channel_made = await self._greet(call, peer, address), channel
             channel = None
-            return DialedLink(link, call, channel_made)
+            return DialedLink(link, channel_made)
         except DialError as error:
             self._events().dial_failed(address, error.loss, error.detail)
             return None
@@ -140,7 +129,9 @@ class Dialer:
         objection = object_to_greeting(self._identity.pool_id, peer, greeting)
         if objection is not None:
             raise DialError(objection.loss, objection.detail)
-        return GrpcLink(call, peer, greeting.facts, True, address, self._events(), self._handler)
+        return GrpcLink(
+            call, peer, greeting.facts, True, address, self._events(), self._handler, half_close=call.done_writing
+        )
 
     async def _first_answer(self, call: Any) -> bytes:
         """Raises DialError."""

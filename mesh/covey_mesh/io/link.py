@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import grpc
@@ -59,8 +59,10 @@ class GrpcLink:
         address: str,
         events: LinkEvents,
         handler: Callable[[], OpenRequest | None],
+        half_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._duplex = duplex
+        self._half_close = half_close
         self._peer, self._facts, self._dialed, self._address = peer, facts, dialed, address
         self._events = events
         self._loop = asyncio.get_running_loop()
@@ -136,10 +138,10 @@ class GrpcLink:
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self.lost(LinkLoss.CLOSED)
-            reader.cancel()
             self._events.down(self, self._ended.result())
             if self._goodbye_due:
-                await self._say_goodbye(writer, self._ended.result())
+                await self._say_goodbye(writer, reader, self._ended.result())
+            reader.cancel()  # only now: gRPC ends the whole call with a cancelled read
             writer.cancel()
             results = await asyncio.gather(reader, writer, return_exceptions=True)
         for result in results:
@@ -158,10 +160,12 @@ class GrpcLink:
 
     async def _read(self) -> None:
         try:
-            while not self._ended.done():
+            while True:
                 raw = await self._duplex.read()
                 if raw is grpc.aio.EOF:
                     break
+                if self._ended.done():
+                    continue  # a closing link waits for the end of the peer's side and hears nothing more
                 self._last_heard_s = self._loop.time()
                 self._receive(raw)
         except codec.PeerProtocolError as error:
@@ -250,8 +254,8 @@ class GrpcLink:
             self._wake()
         await self._waiter
 
-    async def _say_goodbye(self, writer: asyncio.Future[None], loss: LinkLoss) -> None:
-        """Best effort: the write under way may never end."""
+    async def _say_goodbye(self, writer: asyncio.Future[None], reader: asyncio.Future[None], loss: LinkLoss) -> None:
+        """Best effort: the write under way may never end, the peer may no longer read."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
         goodbye = Batch(items=[Item(goodbye=Goodbye(reason=loss.name))])
@@ -259,6 +263,9 @@ class GrpcLink:
             async with asyncio.timeout(GOODBYE_TIMEOUT_S):
                 await writer
                 await self._duplex.write(goodbye.SerializeToString())
+                if self._half_close is not None:
+                    await self._half_close()
+                    await asyncio.wait([reader])
         except (TimeoutError, *_WRITE_ERRORS):
             pass
 
