@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from covey_mesh.wire.v1 import link_pb2, types_pb2
 from tools.wire_lock import LOCK, lines
+
+from covey_mesh.wire.v1 import link_pb2, types_pb2
 
 
 def test_nothing_promised_has_changed() -> None:

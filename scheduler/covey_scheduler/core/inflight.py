@@ -58,6 +58,11 @@ class Inflight:
         if reservation is not None:
             self._count(reservation, -1)
 
+    def release_gateway(self, gateway: NodeId) -> None:
+        """Its requests ended with it."""
+        for key in [key for key in self._by_key if key[0] == gateway]:
+            self.release(key)
+
     def reserved(self, node_id: NodeId, model: str) -> tuple[int, int]:
         """(requests, tokens) not yet in the machine's report."""
         return self._totals.get((node_id, model), (0, 0))

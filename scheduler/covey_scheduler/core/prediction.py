@@ -1,7 +1,7 @@
 """Seconds until one machine would deliver an ask's first and last token: a sum of named terms.
 
 Each term is a pure function of (ask, candidate, settings) and one row of TERMS; to change how machines are scored,
-change one of them (tests/unit/test_scheduler_prediction.py tells). Not here: which machines may serve (filters.py)
+change one of them (tests/unit/test_prediction.py tells). Not here: which machines may serve (filters.py)
 and which of the predictions wins (policy.py).
 """
 
@@ -112,9 +112,14 @@ def predict(ask: Ask, candidate: Candidate, settings: SchedulerSettings) -> Pred
 
 
 def stream_tokens_per_s(candidate: Candidate, batch: int, settings: SchedulerSettings) -> float:
-    """Speed of one of `batch` streams: the speed of one alone / (1 + slowdown x the others)."""
-    alone = candidate.machine.speeds.decode_tokens_per_s
-    return alone / (1.0 + settings.batch_slowdown * max(0, batch - 1))
+    """Speed of one of `batch` streams: the known speed x (1 + slowdown x others then) / (1 + slowdown x others now).
+
+    A machine measures what one client saw in the batch of that moment; a prior is of a stream alone.
+    """
+    speeds = candidate.machine.speeds
+    batch_then = _load(candidate).running_requests if speeds.measured else 1
+    then, now = max(0, batch_then - 1), max(0, batch - 1)
+    return speeds.decode_tokens_per_s * (1.0 + settings.batch_slowdown * then) / (1.0 + settings.batch_slowdown * now)
 
 
 def expected_output_tokens(ask: Ask, task: Task, settings: SchedulerSettings) -> int:

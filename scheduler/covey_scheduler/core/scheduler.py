@@ -95,6 +95,8 @@ class Scheduler:
                 self._reset()
             case events.GatewayLost(gateway):
                 self._queues.remove_gateway(gateway)
+                self._pool.inflight.release_gateway(gateway)
+                return self._drain_all(now_s)
             case events.AskReceived(gateway, ask):
                 return self._ask(now_s, gateway, clean_ask(ask)) if self.leading else []
             case events.Reported(gateway, report):

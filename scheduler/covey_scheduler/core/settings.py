@@ -61,8 +61,8 @@ class SchedulerSettings:
     """Charge of an output token against a prompt token (the weights of Sheng et al., OSDI 2024)."""
 
     # --- the leader's own account -----------------------------------------------------------------------------
-    reservation_s: float = 2.0
-    """An assignment counts for this long if nothing is heard of it."""
+    reservation_s: float = 10.0
+    """An assignment counts for this long if nothing is heard of it: twice the report interval of 1,000 machines."""
     settle_s: float = 0.15
     """A load report this much younger than an assignment is taken to include it."""
     reservations_max: int = 16_384

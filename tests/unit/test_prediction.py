@@ -31,15 +31,16 @@ SETTINGS = SchedulerSettings(batch_slowdown=0.1, expected_output_tokens=200, unm
         ("prefill_s", {}, {"cached_tokens": 60}, 0.04),
         ("prefill_s", {}, {"cached_tokens": 100}, 0.001),
         ("decode_s", {}, {}, 1.0),
-        ("decode_s", {"running_requests": 2}, {}, 1.2),
+        # 100 tokens/s were measured in a batch of 2; in one of 3 it is 100 x 1.1 / 1.2.
+        ("decode_s", {"running_requests": 2}, {}, 1.2 / 1.1),
         ("decode_s", {"running_requests": 1}, {"reserved_requests": 1}, 1.2),
-        ("decode_s", {"running_requests": 50}, {}, 1.3),
+        ("decode_s", {"running_requests": 4}, {}, 1.0),
         ("decode_s", {"task": Task.EMBED}, {}, 0.0),
         ("slot_s", {"running_requests": 3}, {}, 0.0),
-        # 4 of 4 run, 400 tokens left among them: 100 each at 100/1.3 tokens/s = 1.3 s, a place every 0.325 s.
-        ("slot_s", {"running_requests": 4, "queued_tokens": 400}, {}, 0.325),
-        ("slot_s", {"running_requests": 4, "queued_tokens": 400}, {"requests_ahead": 2}, 0.975),
-        ("slot_s", {"running_requests": 4, "waiting_requests": 4, "queued_tokens": 800}, {}, 5 * 0.325),
+        # 4 of 4 run, 400 tokens left among them: 100 each at 100 tokens/s = 1 s, a place every 0.25 s.
+        ("slot_s", {"running_requests": 4, "queued_tokens": 400}, {}, 0.25),
+        ("slot_s", {"running_requests": 4, "queued_tokens": 400}, {"requests_ahead": 2}, 0.75),
+        ("slot_s", {"running_requests": 4, "waiting_requests": 4, "queued_tokens": 800}, {}, 5 * 0.25),
         ("slot_s", {"running_requests": 9, "running_limit": 0}, {}, 0.0),
         ("unmeasured_s", {}, {}, 0.0),
         ("failures_s", {}, {"recent_failures": 0}, 0.0),
@@ -57,6 +58,13 @@ def test_an_unmeasured_machine_pays_a_share_of_its_own_work() -> None:
     machine = candidate(model_load(prefill_tokens_per_s=0.0))
     work_s = prediction.prefill_s(ask(), machine, SETTINGS) + prediction.decode_s(ask(), machine, SETTINGS)
     assert prediction.unmeasured_s(ask(), machine, SETTINGS) == pytest.approx(0.5 * work_s)
+
+
+@pytest.mark.parametrize(("prefill", "batch_then"), [(1000.0, 3), (0.0, 1)])
+def test_a_measured_speed_is_of_its_batch_a_prior_of_a_stream_alone(prefill: float, batch_then: int) -> None:
+    machine = candidate(model_load(prefill_tokens_per_s=prefill, running_requests=3))
+    expected = 100.0 * (1 + 0.1 * (batch_then - 1)) / (1 + 0.1 * 4)
+    assert prediction.stream_tokens_per_s(machine, 5, SETTINGS) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

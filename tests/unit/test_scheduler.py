@@ -183,8 +183,16 @@ def test_an_expired_reservation_frees_the_place() -> None:
     leader = Leader([machine(1, running_limit=1)])
     leader.placed(ask("a"))
     leader.ask(ask("b"))
-    assert leader.tick(1.9) == []
+    assert leader.tick(9.9) == []
     (answer,) = leader.tick(0.2)
+    assert (answer.request_id, answer.outcome) == ("b", Outcome.ASSIGNED)
+
+
+def test_a_lost_gateways_reservations_free_their_places() -> None:
+    leader = Leader([machine(1, running_limit=1)])
+    leader.ask(ask("a"), gateway=node(7))
+    leader.ask(ask("b"))
+    (answer,) = leader._step(events.GatewayLost(node(7)))
     assert (answer.request_id, answer.outcome) == ("b", Outcome.ASSIGNED)
 
 
@@ -225,7 +233,7 @@ def test_no_later_ask_overtakes_a_waiting_one() -> None:
     leader = Leader([machine(1, running_limit=1)])
     leader.placed(ask("a"))
     leader.ask(ask("b", user="u"))
-    leader.now_s += 3.0
+    leader.now_s += 10.0
     answers = leader.ask(ask("c", user="u"))
     assert [(a.request_id, a.outcome) for a in answers] == [("b", Outcome.ASSIGNED), ("c", Outcome.QUEUED)]
 
