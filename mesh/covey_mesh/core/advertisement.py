@@ -54,10 +54,10 @@ class Advertisement:
     free_bytes: int = 0
 
     def coarse(self) -> Advertisement:
-        """The same with its capacity as others will read it: whole GiB in total, whole quarters free."""
+        """The same with its capacity as others will read it: whole GiB in total, the nearest quarter free."""
         total_gib = self.total_bytes // _GIB
         share = min(1.0, self.free_bytes / self.total_bytes) if self.total_bytes > 0 else 0.0
-        free_gib = total_gib * int(share * FREE_STEPS) // FREE_STEPS
+        free_gib = total_gib * int(share * FREE_STEPS + 0.5) // FREE_STEPS
         return replace(self, total_bytes=total_gib * _GIB, free_bytes=free_gib * _GIB)
 
 
