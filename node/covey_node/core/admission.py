@@ -1,0 +1,267 @@
+"""The node's last word on a request: run it, let it wait, or refuse it with a reason and a time to come back.
+
+One Admission guards one engine. It is called from one thread and decides in one step, so that no two requests are
+given the same room. Bounds: requests running (the engine's own limit), KV-cache tokens reserved by them, requests
+waiting, bytes of waiting bodies, and time waited. Order of arrival is kept: a large request at the head is not
+overtaken for ever by small ones.
+
+A reservation is the prompt and the output to expect: the client's max_tokens, or less where answers have been shorter
+(vLLM allocates page by page and recomputes when it must, so reserving every max_tokens in full would idle it).
+
+Not here: aborting, timers, the engine (covey_node.io.node).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+
+from covey_mesh.core.exchange import Failure, FailureCode
+from covey_node.core.meter import Meter
+from covey_node.core.retry_after import retry_after_ms
+
+WAITING_MAX = 256
+"""Requests that wait here at most; the pool's queue is at the leader, this one only bridges a message's way."""
+
+WAITING_BODY_BYTES_MAX = 256 * 1024 * 1024
+WAITING_S_MAX = 30.0
+"""A request that waited this long here is handed back: another machine, or the leader's queue, suits it better."""
+
+ATTEMPTS_REMEMBERED = 4096
+"""Requests whose highest attempt is remembered, the oldest forgotten first."""
+
+EXPECTED_OUTPUT_TOKENS_FIRST = 256
+EXPECTED_OUTPUT_HEADROOM = 1.5
+EXPECTED_OUTPUT_DECAY = 0.95
+RESERVED_TOKENS_FIRST = 512
+"""What a request is taken to reserve before the first was seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one engine can take. `kv_tokens` 0: unknown (an embedding engine without a KV cache), not a bound."""
+
+    running: int
+    waiting: int
+    kv_tokens: int
+    context_tokens: int
+
+    @staticmethod
+    def of_engine(running_limit: int, kv_tokens: int, context_tokens: int) -> Bounds:
+        """Waiting is bounded by what runs at once: a longer line would be served sooner elsewhere."""
+        return Bounds(running_limit, min(WAITING_MAX, max(1, running_limit)), kv_tokens, context_tokens)
+
+
+class Place(enum.Enum):
+    """Where an admitted attempt stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    GONE = "gone"
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """One admitted attempt. Counts are tokens; `reserved_tokens` is held from admission to release while RUNNING."""
+
+    request_id: str
+    attempt: int
+    prompt_tokens: int
+    expected_output_tokens: int
+    reserved_tokens: int
+    body_bytes: int
+    since_s: float
+    place: Place = Place.WAITING
+    output_tokens: int = 0
+
+    @property
+    def queued_tokens(self) -> int:
+        """Still to compute: the prompt until the first token came, and the rest of the expected output."""
+        prompt = 0 if self.output_tokens else self.prompt_tokens
+        return prompt + max(0, self.expected_output_tokens - self.output_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer to one offer: a ticket (see its place) or a failure. `superseded` must be aborted and released."""
+
+    ticket: Ticket | None = None
+    failure: Failure | None = None
+    superseded: Ticket | None = None
+
+
+@dataclass(slots=True)
+class _Lines:
+    running: set[Ticket] = field(default_factory=set)
+    waiting: deque[Ticket] = field(default_factory=deque)
+    waiting_bytes: int = 0
+    reserved_tokens: int = 0
+
+
+class Admission:
+    """Admits attempts to one engine; every ticket given out comes back through `release` exactly once."""
+
+    def __init__(self, bounds: Bounds, meter: Meter) -> None:
+        self.bounds = bounds
+        self._meter = meter
+        self._lines = _Lines()
+        self._live: dict[str, Ticket] = {}
+        self._attempts: OrderedDict[str, int] = OrderedDict()
+        self._mean_output_tokens = EXPECTED_OUTPUT_TOKENS_FIRST / EXPECTED_OUTPUT_HEADROOM
+        self._mean_reserved_tokens = float(RESERVED_TOKENS_FIRST)
+
+    @property
+    def running(self) -> int:
+        return len(self._lines.running)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._lines.waiting)
+
+    @property
+    def running_limit(self) -> int:
+        """Requests of the usual size that run at once: the engine's limit, or fewer where KV cache ends first."""
+        if self.bounds.kv_tokens == 0:
+            return self.bounds.running
+        return min(self.bounds.running, max(1, int(self.bounds.kv_tokens / self._mean_reserved_tokens)))
+
+    @property
+    def kv_tokens_free(self) -> int:
+        """Not reserved; 0 where the capacity is unknown."""
+        return max(0, self.bounds.kv_tokens - self._lines.reserved_tokens)
+
+    @property
+    def queued_tokens(self) -> int:
+        """Over running and waiting attempts: prompts not yet prefilled, output still expected."""
+        return sum(ticket.queued_tokens for ticket in self._live.values())
+
+    def offer(
+        self, request_id: str, attempt: int, prompt_tokens: int, max_output_tokens: int, body_bytes: int, now_s: float
+    ) -> Verdict:
+        """Decide on one attempt; `max_output_tokens` 0: the client set none."""
+        stale = self._stale(request_id, attempt)
+        if stale is not None:
+            return Verdict(failure=stale)
+        superseded = self._live.get(request_id)
+        ticket = self._ticket(request_id, attempt, prompt_tokens, max_output_tokens, body_bytes, now_s)
+        refused = self._refusal(ticket, superseded)
+        if refused is not None:
+            return Verdict(failure=refused, superseded=superseded)
+        self._live[request_id] = ticket
+        if self._fits(ticket) and not self._lines.waiting:
+            self._run(ticket)
+        else:
+            self._lines.waiting.append(ticket)
+            self._lines.waiting_bytes += body_bytes
+        return Verdict(ticket=ticket, superseded=superseded)
+
+    def release(self, ticket: Ticket) -> list[Ticket]:
+        """The attempt is over, however it ended; returns those that now run in its place, in order of arrival."""
+        if ticket.place is Place.RUNNING:
+            self._lines.running.remove(ticket)
+            self._lines.reserved_tokens -= ticket.reserved_tokens
+            self._learn(ticket)
+        elif ticket.place is Place.WAITING:
+            self._lines.waiting.remove(ticket)
+            self._lines.waiting_bytes -= ticket.body_bytes
+        ticket.place = Place.GONE
+        if self._live.get(ticket.request_id) is ticket:
+            del self._live[ticket.request_id]
+        return self._admit_waiting()
+
+    def progressed(self, ticket: Ticket, tokens: int) -> None:
+        """Output arrived; an answer that outgrows its reservation reserves what it really holds."""
+        ticket.output_tokens += tokens
+        held = ticket.prompt_tokens + ticket.output_tokens
+        if held > ticket.reserved_tokens and ticket.place is Place.RUNNING:
+            self._lines.reserved_tokens += held - ticket.reserved_tokens
+            ticket.reserved_tokens = held
+
+    def corrected(self, ticket: Ticket, prompt_tokens: int, output_tokens: int) -> None:
+        """The engine's own counts, where it reported them."""
+        ticket.prompt_tokens = prompt_tokens
+        ticket.output_tokens = 0
+        self.progressed(ticket, output_tokens)
+
+    def expired(self, now_s: float) -> list[Ticket]:
+        """Attempts that have waited too long; the caller fails and releases each."""
+        return [ticket for ticket in self._lines.waiting if now_s - ticket.since_s >= WAITING_S_MAX]
+
+    def refusal(self, why: str) -> Failure:
+        """RESOURCE_EXHAUSTED with the reason and, from measured speed, when to come back."""
+        running = [max(0, t.expected_output_tokens - t.output_tokens) for t in self._lines.running]
+        waiting_prompts = sum(t.prompt_tokens for t in self._lines.waiting)
+        wait_ms = retry_after_ms(
+            running, self.waiting, waiting_prompts, self._meter.prefill_tokens_per_s, self._meter.decode_tokens_per_s
+        )
+        return Failure(FailureCode.RESOURCE_EXHAUSTED, why, wait_ms)
+
+    def _stale(self, request_id: str, attempt: int) -> Failure | None:
+        seen = self._attempts.get(request_id, 0)
+        live = self._live.get(request_id)
+        if attempt < seen or (live is not None and attempt <= live.attempt):
+            return Failure(FailureCode.STALE_ATTEMPT, f"attempt {seen} of this request was already seen here")
+        self._attempts[request_id] = attempt
+        self._attempts.move_to_end(request_id)
+        if len(self._attempts) > ATTEMPTS_REMEMBERED:
+            self._attempts.popitem(last=False)
+        return None
+
+    def _ticket(
+        self, request_id: str, attempt: int, prompt: int, max_output: int, body_bytes: int, now_s: float
+    ) -> Ticket:
+        usual = max(1, round(self._mean_output_tokens * EXPECTED_OUTPUT_HEADROOM))
+        expected = min(max_output, usual) if max_output > 0 else usual
+        expected = (
+            min(expected, max(1, self.bounds.context_tokens - prompt)) if self.bounds.context_tokens else expected
+        )
+        return Ticket(request_id, attempt, prompt, expected, self._reservation(prompt, expected), body_bytes, now_s)
+
+    def _reservation(self, prompt: int, expected: int) -> int:
+        """Never more than there is: such a request runs alone rather than never."""
+        tokens = prompt + expected
+        return min(tokens, self.bounds.kv_tokens) if self.bounds.kv_tokens else tokens
+
+    def _refusal(self, ticket: Ticket, superseded: Ticket | None) -> Failure | None:
+        """A prompt beyond the context is left to the engine, which counts exactly and answers 400."""
+        bounds, lines = self.bounds, self._lines
+        if bounds.kv_tokens and bounds.kv_tokens < ticket.prompt_tokens <= bounds.context_tokens:
+            return self.refusal(f"the prompt needs {ticket.prompt_tokens} tokens of KV cache, {bounds.kv_tokens} exist")
+        if self._fits(ticket) and not lines.waiting:
+            return None
+        leaving = superseded if superseded is not None and superseded.place is Place.WAITING else None
+        if self.waiting - (leaving is not None) >= bounds.waiting:
+            return self.refusal(f"{self.running} requests running and {self.waiting} waiting, the most allowed")
+        held = lines.waiting_bytes - (leaving.body_bytes if leaving else 0)
+        if held + ticket.body_bytes > WAITING_BODY_BYTES_MAX:
+            return self.refusal(f"{held} bytes of requests are waiting, the most allowed")
+        return None
+
+    def _fits(self, ticket: Ticket) -> bool:
+        if self.running >= self.bounds.running:
+            return False
+        if self.bounds.kv_tokens == 0 or self.running == 0:
+            return True
+        return self._lines.reserved_tokens + ticket.reserved_tokens <= self.bounds.kv_tokens
+
+    def _run(self, ticket: Ticket) -> None:
+        ticket.place = Place.RUNNING
+        self._lines.running.add(ticket)
+        self._lines.reserved_tokens += ticket.reserved_tokens
+        decay = EXPECTED_OUTPUT_DECAY
+        self._mean_reserved_tokens = self._mean_reserved_tokens * decay + ticket.reserved_tokens * (1 - decay)
+
+    def _admit_waiting(self) -> list[Ticket]:
+        started = []
+        while self._lines.waiting and self._fits(self._lines.waiting[0]):
+            ticket = self._lines.waiting.popleft()
+            self._lines.waiting_bytes -= ticket.body_bytes
+            self._run(ticket)
+            started.append(ticket)
+        return started
+
+    def _learn(self, ticket: Ticket) -> None:
+        if ticket.output_tokens > 0:
+            decay = EXPECTED_OUTPUT_DECAY
+            self._mean_output_tokens = self._mean_output_tokens * decay + ticket.output_tokens * (1 - decay)

@@ -1,0 +1,274 @@
+"""One model of this machine: its engine, its admission and its speed, joined for each request by an Attempt.
+
+The token path passes through Attempt: per chunk one count of event marks, no parsing, no task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+
+from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, ResponseSink, Upstream
+from covey_mesh.core.facts import EngineState, ModelLoad, Task
+from covey_node.core.admission import WAITING_S_MAX, Admission, Bounds, Place, Ticket
+from covey_node.core.engine import Engine, EngineInfo
+from covey_node.core.meter import Meter, Metered
+from covey_node.core.settings import ModelSpec
+from covey_node.io.supervisor import Supervisor
+
+EVENT_MARK = b"data: "
+"""Begins each event of a stream: one token, nearly always (vLLM joins tokens only when the reader lags)."""
+
+USAGE_TAIL_BYTES = 4096
+"""A whole answer's usage object stands near its end."""
+
+EXPIRED_RETRY_AFTER_MS = 1000
+_PROMPT_TOKENS = re.compile(rb'"prompt_tokens":\s*(\d{1,9})')
+_COMPLETION_TOKENS = re.compile(rb'"completion_tokens":\s*(\d{1,9})')
+
+
+def refused(sink: ResponseSink, failure: Failure) -> Upstream:
+    """An attempt that ends at once, on the next turn of the loop."""
+    return _Refused(sink, failure)
+
+
+class _Refused:
+    def __init__(self, sink: ResponseSink, failure: Failure) -> None:
+        self._handle = asyncio.get_running_loop().call_soon(sink.end, failure)
+
+    def cancel(self) -> None:
+        self._handle.cancel()
+
+    def pause(self) -> None:
+        pass
+
+    def resume(self) -> None:
+        pass
+
+
+class Attempt:
+    """One admitted request: the Upstream of who opened it, the sink of the engine."""
+
+    def __init__(self, served: ServedModel, request: ForwardedRequest, sink: ResponseSink, ticket: Ticket) -> None:
+        self._served = served
+        self._sink: ResponseSink | None = sink
+        self._upstream: Upstream | None = None
+        self._metered: Metered | None = None
+        self._paused = False
+        self._tail = b""
+        self._status = 0
+        self._deadline: asyncio.TimerHandle | None = None
+        self.request = request
+        self.ticket = ticket
+        if request.deadline_ms > 0:
+            loop = asyncio.get_running_loop()
+            self._deadline = loop.call_later(request.deadline_ms / 1000, self._late)
+
+    def run(self, engine: Engine, metered: Metered) -> None:
+        """Its turn has come."""
+        self._metered = metered
+        self._upstream = engine.open(self.request, self)
+        if self._paused:
+            self._upstream.pause()
+
+    def fail(self, failure: Failure) -> None:
+        """Ended from here (superseded, waited too long, late): the engine's work is aborted."""
+        if self._upstream is not None:
+            self._upstream.cancel()
+        self.end(failure)
+
+    def fail_soon(self, failure: Failure) -> None:
+        """As `fail`, but the sink hears of it on the next turn of the loop."""
+        sink = self._sink
+        if sink is not None:
+            self.cancel()
+            asyncio.get_running_loop().call_soon(sink.end, failure)
+
+    # What the opener calls.
+
+    def cancel(self) -> None:
+        if self._sink is None:
+            return
+        self._sink = None
+        if self._upstream is not None:
+            self._upstream.cancel()
+        self._over()
+
+    def pause(self) -> None:
+        self._paused = True
+        if self._upstream is not None:
+            self._upstream.pause()
+
+    def resume(self) -> None:
+        self._paused = False
+        if self._upstream is not None:
+            self._upstream.resume()
+
+    # What the engine calls.
+
+    def head(self, status: int, content_type: str, retry_after_s: int = 0) -> None:
+        self._status = status
+        if self._sink is not None:
+            self._sink.head(status, content_type, retry_after_s)
+
+    def data(self, chunk: bytes) -> None:
+        if self.request.streaming:
+            self._served.progressed(self.ticket, self._metered, chunk.count(EVENT_MARK))
+        else:
+            self._tail = (self._tail + chunk if len(chunk) < USAGE_TAIL_BYTES else chunk)[-USAGE_TAIL_BYTES:]
+        if self._sink is not None:
+            self._sink.data(chunk)
+
+    def end(self, failure: Failure | None) -> None:
+        if self._sink is None:
+            return
+        sink, self._sink = self._sink, None
+        if failure is None and self._status == 200 and not self.request.streaming:
+            self._served.answered_whole(self.ticket, self._metered, self._tail)
+        self._over()
+        sink.end(failure)
+
+    def _late(self) -> None:
+        self.fail(Failure(FailureCode.DEADLINE_EXCEEDED, "the client's deadline passed before the answer was complete"))
+
+    def _over(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._served.over(self, self._metered)
+
+
+class ServedModel:
+    """One model: opens attempts while its engine is READY, and reports."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        make_engine: Callable[[], Engine],
+        clock: Callable[[], float],
+        changed: Callable[[], None],
+    ) -> None:
+        self.spec = spec
+        self._clock = clock
+        self._changed = changed
+        self._meter = Meter()
+        self._admission = Admission(Bounds(0, 0, 0, 0), self._meter)
+        self._bounded_for: EngineInfo | None = None
+        self._attempts: dict[Ticket, Attempt] = {}
+        self.supervisor = Supervisor(spec.name, make_engine, clock, changed)
+
+    @property
+    def process_token(self) -> str | None:
+        """What marks this engine's processes; None where it has none."""
+        return getattr(self.supervisor.engine, "process_token", None)
+
+    def open(self, request: ForwardedRequest, sink: ResponseSink) -> Upstream:
+        """Admission first, then the engine."""
+        if self.supervisor.state is not EngineState.READY:
+            state, detail = self.supervisor.state.value, self.supervisor.detail
+            why = f"the engine of {self.spec.name} is {state}" + (f": {detail}" if detail else "")
+            return refused(sink, Failure(FailureCode.NO_MODEL, why))
+        self._update_bounds()
+        verdict = self._admission.offer(
+            request.request_id,
+            request.attempt,
+            request.prompt_tokens,
+            request.max_output_tokens,
+            len(request.body),
+            self._clock(),
+        )
+        upstream: Upstream
+        if verdict.ticket is not None:
+            attempt = Attempt(self, request, sink, verdict.ticket)
+            self._attempts[verdict.ticket] = attempt
+            if verdict.ticket.place is Place.RUNNING:
+                self._run(attempt)
+            upstream = attempt
+        else:
+            assert verdict.failure is not None
+            upstream = refused(sink, verdict.failure)
+        if verdict.superseded is not None:
+            self._supersede(self._attempts[verdict.superseded])
+        self._changed()
+        return upstream
+
+    async def stop(self, grace_s: float) -> None:
+        """Ends the engine; what waits here is handed back at once."""
+        for attempt in list(self._attempts.values()):
+            if attempt.ticket.place is Place.WAITING:
+                attempt.fail(Failure(FailureCode.DRAINING, "this machine is stopping"))
+        await self.supervisor.stop(grace_s)
+
+    def expire(self) -> None:
+        """Hands back what has waited too long."""
+        for ticket in self._admission.expired(self._clock()):
+            why = f"no place became free within {WAITING_S_MAX:.0f} s"
+            self._attempts[ticket].fail(self._admission.refusal(why))
+
+    def load(self) -> ModelLoad:
+        """The report as of now."""
+        self._update_bounds()
+        info, admission = self.supervisor.info, self._admission
+        return ModelLoad(
+            model=self.spec.name,
+            state=self.supervisor.state,
+            engine=self.spec.engine,
+            task=self.spec.task or Task.GENERATE,
+            max_context_tokens=info.max_context_tokens if info else 0,
+            running_requests=admission.running,
+            waiting_requests=admission.waiting,
+            running_limit=admission.running_limit,
+            waiting_limit=admission.bounds.waiting,
+            queued_tokens=admission.queued_tokens,
+            kv_cache_tokens_total=admission.bounds.kv_tokens,
+            kv_cache_tokens_free=admission.kv_tokens_free,
+            prefill_tokens_per_s=self._meter.prefill_tokens_per_s,
+            decode_tokens_per_s=self._meter.decode_tokens_per_s,
+            detail=self.supervisor.detail,
+            restarts=self.supervisor.restarts,
+        )
+
+    # What attempts call.
+
+    def progressed(self, ticket: Ticket, metered: Metered | None, tokens: int) -> None:
+        """Output arrived."""
+        if tokens and metered is not None:
+            self._meter.tokens(metered, tokens, self._clock())
+            self._admission.progressed(ticket, tokens)
+
+    def answered_whole(self, ticket: Ticket, metered: Metered | None, tail: bytes) -> None:
+        """A whole answer ended well: learn its true token counts, where it tells them."""
+        prompt, output = _PROMPT_TOKENS.findall(tail), _COMPLETION_TOKENS.findall(tail)
+        if metered is None or not prompt:
+            return
+        prompt_tokens, output_tokens = int(prompt[-1]), int(output[-1]) if output else 0
+        self._admission.corrected(ticket, prompt_tokens, output_tokens)
+        self._meter.answered_whole(metered, prompt_tokens, output_tokens, self._clock())
+
+    def over(self, attempt: Attempt, metered: Metered | None) -> None:
+        """The attempt ended; its place goes to those who wait."""
+        if metered is not None:
+            self._meter.ended(metered, self._clock())
+        del self._attempts[attempt.ticket]
+        for ticket in self._admission.release(attempt.ticket):
+            self._run(self._attempts[ticket])
+        self._changed()
+
+    def _run(self, attempt: Attempt) -> None:
+        engine = self.supervisor.engine
+        if engine is None or self.supervisor.state is not EngineState.READY:
+            gone = Failure(FailureCode.ENGINE_FAILED, f"the engine of {self.spec.name} ended before its turn came")
+            asyncio.get_running_loop().call_soon(attempt.end, gone)
+            return
+        request = attempt.request
+        attempt.run(engine, self._meter.started(request.prompt_tokens, request.streaming, self._clock()))
+
+    def _supersede(self, attempt: Attempt) -> None:
+        """Its end is told on the next turn, its place is free at once: `open` must not call a sink."""
+        attempt.fail_soon(Failure(FailureCode.STALE_ATTEMPT, "a newer attempt of the same request took over"))
+
+    def _update_bounds(self) -> None:
+        info = self.supervisor.info
+        if info is not None and info is not self._bounded_for:
+            self._bounded_for = info
+            self._admission.bounds = Bounds.of_engine(info.running_limit, info.kv_cache_tokens, info.max_context_tokens)
