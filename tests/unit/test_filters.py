@@ -9,6 +9,7 @@ from tests.support.scheduling import ask, candidate, model_load, node
 
 from covey_mesh.core.facts import EngineState
 from covey_scheduler.core import filters
+from covey_scheduler.core.settings import SchedulerSettings
 
 LONG = {"prompt_tokens": 5000}
 
@@ -103,12 +104,13 @@ def test_retry_after(machines: tuple[Any, ...], expected: int) -> None:
         ({"running_requests": 3}, {"reserved_requests": 1}, "busy: 4 of 4 running"),
         ({"running_requests": 40, "running_limit": 0}, {}, ""),
         ({"running_requests": 1, "waiting_requests": 2}, {}, "busy: 2 waiting"),
-        ({"running_requests": 1, "kv_cache_tokens_free": 99}, {}, "99 KV-cache tokens free, 100 needed"),
-        ({"running_requests": 1, "kv_cache_tokens_free": 99}, {"cached_tokens": 1}, ""),
-        ({"running_requests": 1, "kv_cache_tokens_free": 150}, {"reserved_tokens": 60}, "90 KV-cache tokens free"),
+        ({"running_requests": 1, "kv_cache_tokens_free": 199}, {}, "199 KV-cache tokens free, 200 needed"),
+        ({"running_requests": 1, "kv_cache_tokens_free": 200}, {}, ""),
+        ({"running_requests": 1, "kv_cache_tokens_free": 250}, {"reserved_tokens": 60}, "190 KV-cache tokens free"),
+        ({"running_requests": 1, "kv_cache_tokens_free": 150, "kv_cache_tokens_total": 150}, {}, ""),
         ({"kv_cache_tokens_free": 0}, {}, ""),
     ],
 )
 def test_busy(load: dict[str, Any], own: dict[str, Any], expected: str) -> None:
-    reason = filters.busy(ask(), candidate(model_load(**load), **own))
+    reason = filters.busy(ask(), candidate(model_load(**load), **own), SchedulerSettings())
     assert reason == expected if not expected else expected in reason

@@ -10,6 +10,7 @@ from tests.support.scheduling import ask, candidate, member, model_load, node
 
 from covey_mesh.core.facts import Task
 from covey_scheduler.core import prediction
+from covey_scheduler.core.expectation import expected_output_tokens
 from covey_scheduler.core.machine import Candidate
 from covey_scheduler.core.pickers import Rotation, tied
 from covey_scheduler.core.policy import better_to_wait, choose
@@ -72,7 +73,7 @@ def test_a_measured_speed_is_of_its_batch_a_prior_of_a_stream_alone(prefill: flo
     [(0, Task.GENERATE, 200), (50, Task.GENERATE, 50), (4000, Task.GENERATE, 200), (50, Task.EMBED, 0)],
 )
 def test_expected_output(asked: int, task: Task, expected: int) -> None:
-    assert prediction.expected_output_tokens(ask(max_output_tokens=asked), task, SETTINGS) == expected
+    assert expected_output_tokens(ask(max_output_tokens=asked), task, SETTINGS) == expected
 
 
 def test_terms_sum_to_the_prediction() -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from covey_mesh.core.asking import Ask
 from covey_mesh.core.facts import PoolView
 from covey_mesh.core.names import NodeId
+from covey_scheduler.core.expectation import expected_output_tokens, uncached_tokens
 from covey_scheduler.core.filters import busy, rejection_of
 from covey_scheduler.core.inflight import Inflight, RecentFailures, RequestKey, Reservation
 from covey_scheduler.core.machine import Candidate, Machine, largest_context_tokens
 from covey_scheduler.core.machine_cache import MachineCache
 from covey_scheduler.core.policy import Ranked
-from covey_scheduler.core.prediction import expected_output_tokens, uncached_tokens
 from covey_scheduler.core.prefix import PrefixIndex
 from covey_scheduler.core.settings import SchedulerSettings
 
@@ -52,7 +52,7 @@ class PoolAccount:
         smallest = Ask(request_id="", attempt=0, model=model, prompt_tokens=0, max_output_tokens=1)
         for machine in self._machines.machines(model, self.view):
             candidate = self._candidate(machine, smallest, now_s, 0, 0)
-            if rejection_of(smallest, candidate) is None and not busy(smallest, candidate):
+            if rejection_of(smallest, candidate) is None and not busy(smallest, candidate, self._settings):
                 return True
         return False
 

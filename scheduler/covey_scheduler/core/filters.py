@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 from covey_mesh.core.asking import Ask
 from covey_mesh.core.facts import EngineState, ModelLoad
+from covey_scheduler.core.expectation import expected_output_tokens
 from covey_scheduler.core.machine import DETAIL_LENGTH_MAX, Candidate
+from covey_scheduler.core.settings import SchedulerSettings
 
 ESTIMATE_SLACK = 2.0
 """A gateway's token count is an estimate. Up to this factor over the largest context the ask still goes to a machine
@@ -119,8 +121,8 @@ def retry_after_ms(rejections: tuple[Rejection, ...]) -> int:
     return min((r.failed.retry_after_ms for r in rejections if r.failed.retry_after_ms), default=0)
 
 
-def busy(ask: Ask, candidate: Candidate) -> str:
-    """Why the machine would only queue the ask; "" if it can start at once."""
+def busy(ask: Ask, candidate: Candidate, settings: SchedulerSettings) -> str:
+    """Why the machine would only queue the ask; "" if it can start at once: the rule of the node's own admission."""
     load = _load(candidate)
     running = load.running_requests + candidate.reserved_requests
     if load.running_limit and running >= load.running_limit:
@@ -131,7 +133,7 @@ def busy(ask: Ask, candidate: Candidate) -> str:
         # An idle machine is never busy, whatever it says of its cache: else a wrong count would starve it.
         return ""
     free = load.kv_cache_tokens_free - candidate.reserved_tokens
-    need = ask.prompt_tokens - candidate.cached_tokens
+    need = min(ask.prompt_tokens + expected_output_tokens(ask, load.task, settings), load.kv_cache_tokens_total)
     return f"busy: {max(free, 0)} KV-cache tokens free, {need} needed" if free < need else ""
 
 

@@ -15,9 +15,10 @@ from covey_mesh.core.facts import PoolView
 from covey_mesh.core.names import NodeId
 from covey_scheduler.core.clean_ask import clean_ask
 from covey_scheduler.core.decisions import verdicts
+from covey_scheduler.core.expectation import expected_output_tokens
 from covey_scheduler.core.machine import Candidate, Machine, largest_context_tokens, machines_of
 from covey_scheduler.core.policy import Ranked, Ranking, choose
-from covey_scheduler.core.prediction import decode_s, expected_output_tokens, prefill_s
+from covey_scheduler.core.prediction import decode_s, prefill_s
 from covey_scheduler.core.settings import SchedulerSettings
 
 POLICY = "two-choices-by-speed"

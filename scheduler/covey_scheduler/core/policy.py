@@ -51,7 +51,7 @@ def choose(ask: Ask, candidates: Iterable[Candidate], settings: SchedulerSetting
         if rejection is not None:
             rejected.append(rejection)
             continue
-        why_busy = busy(ask, candidate)
+        why_busy = busy(ask, candidate, settings)
         ranked = Ranked(candidate, predict(ask, candidate, settings), why_busy)
         (waiting_for if why_busy else free).append(ranked)
     free.sort(key=_completion)

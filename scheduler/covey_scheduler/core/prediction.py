@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from covey_mesh.core.asking import Ask
-from covey_mesh.core.facts import ModelLoad, Task
+from covey_mesh.core.facts import ModelLoad
+from covey_scheduler.core.expectation import expected_output_tokens, uncached_tokens
 from covey_scheduler.core.machine import Candidate
 from covey_scheduler.core.settings import SchedulerSettings
 
@@ -120,18 +121,6 @@ def stream_tokens_per_s(candidate: Candidate, batch: int, settings: SchedulerSet
     batch_then = _load(candidate).running_requests if speeds.measured else 1
     then, now = max(0, batch_then - 1), max(0, batch - 1)
     return speeds.decode_tokens_per_s * (1.0 + settings.batch_slowdown * then) / (1.0 + settings.batch_slowdown * now)
-
-
-def expected_output_tokens(ask: Ask, task: Task, settings: SchedulerSettings) -> int:
-    """max_tokens where it is small, else the expectation; 0 for embeddings."""
-    if task is Task.EMBED:
-        return 0
-    return min(ask.max_output_tokens or settings.expected_output_tokens, settings.expected_output_tokens)
-
-
-def uncached_tokens(ask: Ask, candidate: Candidate) -> int:
-    """At least one: an engine always computes the prompt's last token."""
-    return max(1, ask.prompt_tokens - candidate.cached_tokens)
 
 
 def _load(candidate: Candidate) -> ModelLoad:

@@ -21,11 +21,11 @@ from covey_scheduler.core.account import PoolAccount
 from covey_scheduler.core.clean_ask import clean_ask
 from covey_scheduler.core.decisions import verdicts
 from covey_scheduler.core.events import Effect, Event, Reply
+from covey_scheduler.core.expectation import uncached_tokens
 from covey_scheduler.core.filters import retry_after_ms
 from covey_scheduler.core.inflight import RequestKey
 from covey_scheduler.core.pickers import Rotation
 from covey_scheduler.core.policy import POLICY, Ranked, Ranking, better_to_wait, choose
-from covey_scheduler.core.prediction import uncached_tokens
 from covey_scheduler.core.queue import Entry
 from covey_scheduler.core.queues import Queues
 from covey_scheduler.core.settings import SchedulerSettings
