@@ -24,12 +24,13 @@ _USAGE = {
 class EventAligner:
     """Holds back the bytes after the last complete event."""
 
-    __slots__ = ("_tail", "events", "last")
+    __slots__ = ("_before", "_last", "_tail", "events")
 
     def __init__(self) -> None:
         self._tail = b""
         self.events = 0
-        self.last = b""
+        self._before = b""
+        self._last = b""
 
     def feed(self, chunk: bytes) -> bytes:
         """Whole events, ready to send; may be empty."""
@@ -43,7 +44,7 @@ class EventAligner:
             chunk, self._tail = chunk[:cut], chunk[cut:]
         if chunk:
             self.events += chunk.count(b"data:")
-            self.last = chunk
+            self._before, self._last = self._last, chunk
         return chunk
 
     def flush(self) -> bytes:
@@ -53,8 +54,8 @@ class EventAligner:
 
     @property
     def end(self) -> bytes:
-        """The answer's last bytes, enough for `read_usage`."""
-        return self.last[-USAGE_TAIL_BYTES:]
+        """The answer's last bytes, enough for `read_usage`: the usage may come in a piece before "[DONE]"."""
+        return (self._before + self._last)[-USAGE_TAIL_BYTES:]
 
 
 def read_usage(end: bytes) -> tuple[int, int]:
