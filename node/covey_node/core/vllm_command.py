@@ -91,7 +91,6 @@ def environment(inherited: Mapping[str, str], host: Host, agent_pid: int, token:
         env |= {
             "OMP_NUM_THREADS": str(host.cpu_threads),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # two engines would be bound to the same cores
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process less an engine
         }
     return env
 
