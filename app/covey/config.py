@@ -67,8 +67,11 @@ class Configuration:
     link: str = setting(
         "0.0.0.0:8082", read.address, "Where machines of the pool connect (mutual TLS always), HOST:PORT."
     )
+    enrol: str = setting(
+        "0.0.0.0:8083", read.address, "Where `covey join` is answered, only while an invitation is open, HOST:PORT."
+    )
     advertise: tuple[str, ...] = setting(
-        (), read.words, "Addresses that others should dial instead of those found, HOST or HOST:PORT, best first."
+        (), read.words, "Hosts under which others should dial this machine instead of those found, best first."
     )
     keys: Mapping[str, str] = setting(
         dict,

@@ -76,12 +76,12 @@ def _check_directory(word: str, path: Path) -> None:
     raise ConfigurationError(f"there is no model in {path}", hint)
 
 
-def _task_of(path: Path) -> Task:
-    """By sentence-transformers' own files or the architecture; anything else generates."""
+def _task_of(path: Path) -> Task | None:
+    """By sentence-transformers' own files or the architecture; None leaves it to the model's covey.json."""
     if (path / "modules.json").is_file():
         return Task.EMBED
     try:
         architectures = json.loads((path / "config.json").read_bytes()).get("architectures") or []
     except (OSError, ValueError, AttributeError):
-        return Task.GENERATE
-    return Task.EMBED if any(a in _EMBEDDING_ARCHITECTURES for a in architectures) else Task.GENERATE
+        return None
+    return Task.EMBED if any(a in _EMBEDDING_ARCHITECTURES for a in architectures) else None

@@ -27,7 +27,7 @@ class AgentPool:
 
     def __init__(self, names: Sequence[str], settings: Sequence[str] = ()) -> None:
         self._root = Path(tempfile.mkdtemp(prefix="covey-t-"))
-        addresses = choose(tuple((0, 0, 0) for _ in names))
+        addresses = choose(tuple((0, 0, 0, 0) for _ in names))
         self.agents: dict[str, AgentProcess] = {}
         for name, where in zip(names, addresses, strict=True):
             peers = [word for other in addresses if other is not where for word in ("--peer", other.link)]

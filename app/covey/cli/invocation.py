@@ -60,7 +60,10 @@ class Invocation:
             click.echo(json.dumps(content, ensure_ascii=False))
             return
         drawn = render(content)
-        if drawn is not None:
+        if isinstance(drawn, str):
+            # Not through rich: a token must not be folded to the width of the terminal.
+            click.echo(drawn)
+        elif drawn is not None:
             from rich.console import Console
 
             Console().print(drawn)

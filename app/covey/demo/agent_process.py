@@ -55,7 +55,7 @@ class AgentProcess:
     def start(self) -> None:
         """Begin; `wait_answering` says when it is there."""
         where = self.addresses
-        addresses = ("--http", where.http, "--grpc", where.grpc, "--link", where.link, "--advertise", where.link)
+        addresses = ("--http", where.http, "--grpc", where.grpc, "--link", where.link, "--enrol", where.enrol)
         command = covey_command(self.state_dir, "up", "--name", self.name, "--no-mdns", *addresses, *self._settings)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

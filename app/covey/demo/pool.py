@@ -27,7 +27,7 @@ class DemoPool:
 
     def __init__(self, engine: str = "vllm") -> None:
         self._root = Path(tempfile.mkdtemp(prefix="covey-demo-"))
-        first, second = ports.choose(((8080, 8081, 8082), (8090, 8091, 8092)))
+        first, second = ports.choose(((8080, 8081, 8082, 8083), (8090, 8091, 8092, 8093)))
         settings = ("--engine", engine, "--model", "demo", *_ENGINE_SIZE)
         self.first = AgentProcess("anna", self._root / "a", first, (*settings, "--model", "demo-embed"))
         self.second = AgentProcess("ben", self._root / "b", second, (*settings, "--peer", first.link))

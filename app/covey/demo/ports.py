@@ -16,9 +16,10 @@ class Addresses:
     http: str
     grpc: str
     link: str
+    enrol: str
 
 
-def choose(preferred: tuple[tuple[int, int, int], ...]) -> list[Addresses]:
+def choose(preferred: tuple[tuple[int, int, int, int], ...]) -> list[Addresses]:
     """Addresses for so many agents; every port differs from every other."""
     taken: set[int] = set()
     return [Addresses(*(f"{LOOPBACK}:{_port(port, taken)}" for port in ports)) for ports in preferred]
