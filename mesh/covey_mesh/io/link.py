@@ -23,7 +23,7 @@ from covey_mesh.core.names import NodeId, short
 from covey_mesh.core.ports import LinkEvents, LinkLoss
 from covey_mesh.io import codec
 from covey_mesh.io.batching import Outbox, flush_delay_s
-from covey_mesh.io.link_errors import loss_of_silence, loss_of_status
+from covey_mesh.io.link_errors import LogBound, loss_of_silence, loss_of_status
 from covey_mesh.io.opened import OpenedAttempts
 from covey_mesh.io.served import ServedAttempts
 from covey_mesh.wire.v1.link_pb2 import Batch, Goodbye, Item
@@ -36,6 +36,8 @@ _SERVED = frozenset({"open", "body", "cancel", "credit"})
 _WRITE_ERRORS = (grpc.RpcError, grpc.aio.UsageError, grpc.aio.InternalError, asyncio.InvalidStateError)
 
 _log = logging.getLogger(__name__)
+_log_bound = LogBound()
+"""Over all links: a peer that comes back and repeats its fault is logged once a minute."""
 
 
 class Duplex(Protocol):
@@ -169,7 +171,8 @@ class GrpcLink:
                 self._last_heard_s = self._loop.time()
                 self._receive(raw)
         except codec.PeerProtocolError as error:
-            _log.warning("peer broke the protocol", extra={"peer": self._peer, "detail": str(error)})
+            if _log_bound.allows(self._peer, self._loop.time()):
+                _log.warning("peer broke the protocol", extra={"peer": self._peer, "detail": str(error)})
             self.close(LinkLoss.PROTOCOL)
         except grpc.aio.AioRpcError as error:
             self.lost(loss_of_status(error.code(), error.details() or ""))

@@ -58,12 +58,14 @@ def loss_of_silence(silent_for_s: float) -> LinkLoss:
 def loss_of_connect(error: BaseException) -> tuple[LinkLoss, str]:
     """From an exception while connecting with TLS, with a detail that says what to do where there is something."""
     match error:
+        case ssl.SSLEOFError() | ssl.SSLZeroReturnError():
+            return LinkLoss.RESET, "the connection was closed during the handshake"
         case ssl.SSLCertVerificationError():
-            return LinkLoss.UNTRUSTED, f"its certificate is not of this pool ({error.verify_message})"
+            return LinkLoss.UNTRUSTED, f"its certificate is not of this pool ({error})"
         case ssl.SSLError() if "certificate" in str(error).lower() or "unknown ca" in str(error).lower():
-            return LinkLoss.UNTRUSTED, f"it refused this machine's certificate ({error.reason})"
+            return LinkLoss.UNTRUSTED, f"it refused this machine's certificate ({error})"
         case ssl.SSLError():
-            return LinkLoss.UNTRUSTED, f"what listens there is no covey link ({error.reason})"
+            return LinkLoss.UNTRUSTED, f"what listens there is no covey link ({error})"
         case ConnectionRefusedError():
             return LinkLoss.REFUSED, "nothing listens there"
         case ConnectionError():

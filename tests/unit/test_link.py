@@ -1,0 +1,194 @@
+"""One link over a hand-held stream: when batches are written, what a stuck or broken peer comes to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import grpc
+import pytest
+from tests.support.links import Answer, Recorder, request
+
+from covey_mesh.core.exchange import FailureCode
+from covey_mesh.core.facts import NodeFacts
+from covey_mesh.core.limits import LINK_BACKLOG_BYTES_MAX
+from covey_mesh.core.messages import FactsReport, Heartbeat, Query
+from covey_mesh.core.names import NodeId
+from covey_mesh.core.ports import LinkLoss
+from covey_mesh.io.link import GrpcLink
+from covey_mesh.wire.v1.link_pb2 import Batch, Goodbye, Item
+from covey_mesh.wire.v1.link_pb2 import Heartbeat as WireHeartbeat
+
+PEER = NodeId("ab" * 16)
+FACTS = NodeFacts(PEER, "n", "0", 1, 1)
+
+
+class HandHeld:
+    """A stream whose reads and writes the test completes."""
+
+    def __init__(self) -> None:
+        self.incoming: asyncio.Queue[object] = asyncio.Queue()
+        self.written: list[Batch] = []
+        self.allowed = asyncio.Semaphore(0)
+        self.writing = asyncio.Event()
+
+    async def read(self) -> object:
+        found = await self.incoming.get()
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def write(self, message: bytes) -> None:
+        self.writing.set()
+        await self.allowed.acquire()
+        self.written.append(Batch.FromString(message))
+
+
+class Case:
+    """A running link."""
+
+    def __init__(self) -> None:
+        self.stream = HandHeld()
+        self.events = Recorder()
+        self.link = GrpcLink(self.stream, PEER, FACTS, True, "127.0.0.1:1", self.events, lambda: None)
+        self.task = asyncio.get_running_loop().create_task(self.link.run())
+
+    def receive(self, *items: Item) -> None:
+        self.stream.incoming.put_nowait(Batch(items=items).SerializeToString())
+
+    async def end(self) -> LinkLoss:
+        self.stream.allowed.release()
+        self.stream.allowed.release()
+        return await self.task
+
+
+def on_a_link(test: Callable[[Case], Awaitable[None]]) -> Callable[[], None]:
+    """Runs the test on a link of its own."""
+
+    def run() -> None:
+        async def body() -> None:
+            case = Case()
+            await case.events.until(lambda: case.events.links)
+            await test(case)
+            case.link.lost(LinkLoss.RESET)
+            await case.task
+
+        asyncio.run(body())
+
+    return run
+
+
+def _tokens(batch: Batch) -> list[int]:
+    return [item.heartbeat.token for item in batch.items]
+
+
+async def _settle() -> None:
+    """Let everything that is ready run."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@on_a_link
+async def test_one_turn_is_one_batch_and_a_write_under_way_gathers_the_next(case: Case) -> None:
+    for token in (1, 2, 3):
+        case.link.send(Heartbeat(token=token))
+    await case.stream.writing.wait()
+    for token in (4, 5):
+        case.link.send(Heartbeat(token=token))
+        await _settle()
+    case.stream.allowed.release()
+    await _settle()
+    case.link.send(Heartbeat(token=6))
+    case.stream.allowed.release()
+    case.stream.allowed.release()
+    await _settle()
+    assert [_tokens(batch) for batch in case.stream.written] == [[1, 2, 3], [4, 5], [6]]
+
+
+@on_a_link
+async def test_a_peer_that_does_not_read_is_cut_off(case: Case) -> None:
+    payload = bytes(4 * 1024 * 1024)
+    answer = Answer()
+    case.link.open(request(), answer)
+    for number in range(LINK_BACKLOG_BYTES_MAX // len(payload) + 2):
+        case.link.send(Query(number, "x", payload))
+    assert await case.task is LinkLoss.SILENT
+    assert case.link.waiting_bytes <= LINK_BACKLOG_BYTES_MAX + 2 * len(payload)
+    failure = (await answer.wait()).failure
+    assert failure is not None
+    assert failure.code is FailureCode.LINK_LOST
+    assert case.events.losses == [LinkLoss.SILENT]
+
+
+@on_a_link
+async def test_the_peers_goodbye_says_why(case: Case) -> None:
+    case.receive(Item(goodbye=Goodbye(reason="REPLACED")))
+    case.stream.incoming.put_nowait(grpc.aio.EOF)
+    assert await case.task is LinkLoss.REPLACED
+
+
+@on_a_link
+async def test_an_unknown_goodbye_is_on_purpose(case: Case) -> None:
+    case.receive(Item(goodbye=Goodbye(reason="TIRED")))
+    case.stream.incoming.put_nowait(grpc.aio.EOF)
+    assert await case.task is LinkLoss.CLOSED
+
+
+@on_a_link
+async def test_an_end_without_a_word_is_a_reset(case: Case) -> None:
+    case.stream.incoming.put_nowait(grpc.aio.EOF)
+    assert await case.task is LinkLoss.RESET
+
+
+@on_a_link
+async def test_garbage_ends_the_link_and_is_told(case: Case) -> None:
+    case.stream.incoming.put_nowait(b"\xff\xff")
+    assert await case.end() is LinkLoss.PROTOCOL
+    assert case.stream.written[-1].items[0].goodbye.reason == "PROTOCOL"
+    assert case.events.messages == []
+
+
+@on_a_link
+async def test_facts_are_the_peers_own(case: Case) -> None:
+    newer = NodeFacts(PEER, "renamed", "0", 1, 1, facts_version=1)
+    from covey_mesh.io.codec import encode
+
+    case.receive(encode(FactsReport(newer)))
+    await case.events.until(lambda: case.events.messages)
+    assert case.link.facts == newer
+    case.receive(encode(FactsReport(NodeFacts(NodeId("cd" * 16), "other", "0", 1, 1))))
+    assert await case.end() is LinkLoss.PROTOCOL
+
+
+@on_a_link
+async def test_unknown_items_are_skipped(case: Case) -> None:
+    case.receive(Item.FromString(b"\xf2\x7f\x03abc"), Item(), Item(heartbeat=WireHeartbeat(token=9)))
+    await case.events.until(lambda: case.events.messages)
+    assert case.events.messages == [Heartbeat(token=9)]
+
+
+@on_a_link
+async def test_nothing_is_heard_after_closing(case: Case) -> None:
+    case.link.close(LinkLoss.CLOSED)
+    case.receive(Item(heartbeat=WireHeartbeat(token=1)))
+    case.link.send(Heartbeat(token=2))
+    assert await case.end() is LinkLoss.CLOSED
+    assert case.events.messages == []
+    assert [item.WhichOneof("kind") for batch in case.stream.written for item in batch.items] == ["goodbye"]
+
+
+@pytest.mark.parametrize("bug", [RuntimeError("ours")])
+def test_a_bug_of_ours_is_not_swallowed(bug: Exception) -> None:
+    async def body() -> None:
+        case = Case()
+
+        def fail(*_: object) -> None:
+            raise bug
+
+        case.events.message = fail  # type: ignore[method-assign]
+        case.receive(Item(heartbeat=WireHeartbeat(token=1)))
+        with pytest.raises(RuntimeError, match="ours"):
+            await case.task
+        assert len(case.events.losses) == 1
+
+    asyncio.run(body())
