@@ -8,6 +8,7 @@ from covey_mesh.core.addresses import (
     ADVERTISED_ADDRESSES_MAX,
     AddressKind,
     InterfaceAddress,
+    answering,
     host_port,
     kind_of,
     nearest_first,
@@ -99,6 +100,20 @@ def test_the_number_of_addresses_is_bounded_and_keeps_the_loopback_that_was_aske
     usable = usable_addresses([*many, LO], include_loopback=True)
     assert len(usable) == ADVERTISED_ADDRESSES_MAX
     assert usable[-1] == LO
+
+
+@pytest.mark.parametrize(
+    ("listen_host", "answers"),
+    [
+        ("", (LO, LAN, LAN6)),
+        ("::", (LO, LAN, LAN6)),
+        ("0.0.0.0", (LO, LAN)),
+        ("192.168.1.5", (LAN,)),
+        ("10.9.9.9", ()),
+    ],
+)
+def test_only_addresses_on_which_the_listener_answers(listen_host: str, answers: tuple[InterfaceAddress, ...]) -> None:
+    assert answering([LO, LAN, LAN6], listen_host) == answers
 
 
 def test_one_per_interface_and_family() -> None:

@@ -103,6 +103,18 @@ def _preference(one: InterfaceAddress) -> tuple[object, ...]:
     return (not one.has_carrier, kind_of(one), address.version, not address.is_private, one.index, int(address))
 
 
+def answering(addresses: Iterable[InterfaceAddress], listen_host: str) -> tuple[InterfaceAddress, ...]:
+    """Those of the addresses on which a listener on `listen_host` answers: an address, "0.0.0.0", "::" or "" (both).
+
+    An address that is announced and refuses would be taken for a process that is gone.
+    """
+    if listen_host in ("::", ""):
+        return tuple(addresses)
+    if listen_host == "0.0.0.0":
+        return tuple(one for one in addresses if not one.is_ipv6)
+    return tuple(one for one in addresses if one.address == listen_host)
+
+
 def one_per_interface(addresses: Iterable[InterfaceAddress]) -> tuple[InterfaceAddress, ...]:
     """The first address of each (interface, family): a multicast group is joined once per interface."""
     seen: dict[tuple[str, bool], InterfaceAddress] = {}

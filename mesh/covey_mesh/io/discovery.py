@@ -21,6 +21,7 @@ from covey_mesh.core.addresses import (
     ADVERTISED_ADDRESSES_MAX,
     AddressKind,
     InterfaceAddress,
+    answering,
     host_port,
     kind_of,
     nearest_first,
@@ -57,6 +58,10 @@ class DiscoverySettings:
     loopback_only: bool = False
     # Loopback beside the LAN. Without it loopback is used only while there is no other address.
     include_loopback: bool = False
+    # Where the link listens: only addresses on which it answers are announced. "" and "::": every one.
+    listen_host: str = ""
+    # IP addresses to announce instead of those found (a forwarded address); others dial them in this order or another.
+    advertised_hosts: tuple[str, ...] = ()
     # Announcements can be lost where no cable tells (a switch, an access point): ask again, at first soon, then seldom.
     ask_again_first_s: float = 1.0
     ask_again_max_s: float = 30.0
@@ -125,6 +130,7 @@ class Discovery:
         found = self._monitor.current
         if self._settings.loopback_only:
             found = tuple(one for one in found if kind_of(one) is AddressKind.LOOPBACK)
+        found = answering(found, self._settings.listen_host)
         return usable_addresses(found, include_loopback=self._settings.include_loopback)
 
     def start(self) -> None:
@@ -259,7 +265,7 @@ class Discovery:
             properties=build_txt(advertisement),
             # A host name of its own: a shared one would merge two machines' addresses into one set.
             server=f"{advertisement.node_id}.local.",
-            parsed_addresses=[one.address for one in addresses],
+            parsed_addresses=list(self._settings.advertised_hosts) or [one.address for one in addresses],
         )
 
     def _keep(self, broadcast: Awaitable[None]) -> None:

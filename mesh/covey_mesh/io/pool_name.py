@@ -15,7 +15,14 @@ from collections.abc import Callable, Iterable
 
 from zeroconf import DNSAddress, DNSIncoming, DNSOutgoing, DNSQuestion
 
-from covey_mesh.core.addresses import AddressKind, InterfaceAddress, kind_of, one_per_interface, usable_addresses
+from covey_mesh.core.addresses import (
+    AddressKind,
+    InterfaceAddress,
+    answering,
+    kind_of,
+    one_per_interface,
+    usable_addresses,
+)
 from covey_mesh.core.pool_name import (
     POOL_NAME_TTL_S,
     TYPE_A,
@@ -52,12 +59,17 @@ class PoolName:
         pool_name: str,
         monitor: InterfaceMonitor,
         *,
+        listen_host: str = "",
         loopback_only: bool = False,
         clock: Callable[[], float] = boottime_s,
     ) -> None:
-        """Raises ValueError for a name that cannot be a host name."""
+        """`listen_host`: where the gateway listens; only addresses on which it answers are published.
+
+        Raises ValueError for a name that cannot be a host name.
+        """
         self.host = pool_host(pool_name)
         self._monitor = monitor
+        self._listen_host = listen_host
         self._loopback_only = loopback_only
         self._clock = clock
         self._responders: dict[InterfaceAddress, _Responder] = {}
@@ -96,7 +108,7 @@ class PoolName:
         found = self._monitor.current
         if self._loopback_only:
             found = tuple(one for one in found if kind_of(one) is AddressKind.LOOPBACK)
-        return usable_addresses(found)
+        return usable_addresses(answering(found, self._listen_host))
 
     def _follow(self) -> None:
         """One responder for each (interface, family), each with the addresses of its interface."""

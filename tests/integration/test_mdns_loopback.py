@@ -1,0 +1,84 @@
+"""Real mDNS on loopback alone: no root, no namespaces, nothing leaves the machine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import secrets
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+from zeroconf import AddressResolverIPv4
+from zeroconf.asyncio import AsyncZeroconf
+
+from covey_mesh.core.advertisement import Advertisement
+from covey_mesh.core.names import NodeId, PoolId
+from covey_mesh.io.discovery import Discovery, DiscoverySettings
+from covey_mesh.io.interfaces import InterfaceMonitor, read_interfaces
+from covey_mesh.io.multicast import group_address, open_mdns_socket
+from covey_mesh.io.pool_name import PoolName
+
+TIMEOUT_S = 15.0
+Hinted = tuple[tuple[str, ...], NodeId]
+
+
+@contextlib.asynccontextmanager
+async def discovering(pool: PoolId, number: int) -> AsyncIterator[tuple[Discovery, asyncio.Queue[Hinted]]]:
+    hints: asyncio.Queue[Hinted] = asyncio.Queue()
+    advertisement = Advertisement(pool, NodeId(f"{number}" * 32), f"desk-{number}", "0.1", number, 4000 + number)
+    monitor = InterfaceMonitor()
+    discovery = Discovery(
+        advertisement,
+        lambda addresses, claimed, _: hints.put_nowait((addresses, claimed)),
+        monitor,
+        DiscoverySettings(loopback_only=True),
+    )
+    monitor.start()
+    discovery.start()
+    try:
+        yield discovery, hints
+    finally:
+        await discovery.stop()
+        await monitor.stop()
+
+
+@pytest.mark.asyncio
+async def test_two_agents_on_one_machine_find_each_other_on_loopback() -> None:
+    pool = PoolId(secrets.token_hex(16))
+    async with discovering(pool, 1) as (_, first), discovering(pool, 2) as (_, second):
+        async with asyncio.timeout(TIMEOUT_S):
+            assert await first.get() == (("127.0.0.1:4002",), NodeId("2" * 32))
+            assert await second.get() == (("127.0.0.1:4001",), NodeId("1" * 32))
+        assert first.empty()
+        assert second.empty()
+
+
+@pytest.mark.asyncio
+async def test_the_pools_name_on_loopback_survives_garbage() -> None:
+    monitor = InterfaceMonitor()
+    name = PoolName(f"test-{secrets.token_hex(4)}", monitor, loopback_only=True)
+    name.publish()
+    resolver = AsyncZeroconf(interfaces=["127.0.0.1"])
+    seed = secrets.randbelow(2**32)
+    print(f"seed {seed}")
+    try:
+        send_garbage(random.Random(seed))
+        async with asyncio.timeout(TIMEOUT_S):
+            found = AddressResolverIPv4(name.host)
+            while not await found.async_request(resolver.zeroconf, 1000):
+                pass
+        assert found.parsed_addresses() == ["127.0.0.1"]
+    finally:
+        await name.stop()
+        await resolver.async_close()
+    assert not name.published
+
+
+def send_garbage(dice: random.Random) -> None:
+    loopback = next(one for one in read_interfaces() if one.address == "127.0.0.1")
+    with contextlib.closing(open_mdns_socket(loopback)) as sender:
+        for _ in range(300):
+            with contextlib.suppress(BlockingIOError, socket.timeout):
+                sender.sendto(dice.randbytes(dice.randrange(1, 1400)), group_address(loopback))
