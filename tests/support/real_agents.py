@@ -109,4 +109,4 @@ def ask_whole(client: AgentClient, model: str, max_tokens: int = 8) -> tuple[str
     """One chat to its end: (name of the machine that served, text)."""
     stream = ask(client, model, max_tokens)
     text = "".join(c["delta"].get("content") or "" for event in stream for c in event.get("choices", []))
-    return stream.headers["x-covey-node-name"], text
+    return stream.headers["x-covey-node"], text

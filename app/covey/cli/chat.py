@@ -91,7 +91,7 @@ def _answer(invocation: Invocation, agent: AgentClient, messages: list[Message],
 def _ending(
     invocation: Invocation, headers: Any, text: str, first_token_s: float | None, total_s: float, model: str
 ) -> None:
-    machine = headers.get("x-covey-node-name") or headers.get("x-covey-node") or ""
+    machine = headers.get("x-covey-node") or ""
     content = {
         "text": text,
         "model": model,

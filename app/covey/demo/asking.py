@@ -44,7 +44,7 @@ def over_http(agent: AgentProcess, question: str, show: Callable[[str], None]) -
     try:
         stream = agent.client.stream("/v1/chat/completions", body)
         pieces = (choice["delta"].get("content") or "" for event in stream for choice in event.get("choices", []))
-        return _measure(pieces, lambda: stream.headers.get("x-covey-node-name", "?"), started, show)
+        return _measure(pieces, lambda: stream.headers.get("x-covey-node", "?"), started, show)
     except UserError as error:
         raise DemoFailed(f"the request over HTTP to {agent.name} failed: {error}") from error
 
