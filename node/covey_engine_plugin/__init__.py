@@ -1,4 +1,6 @@
-"""Loaded by vLLM in its own processes (never by the agent): an engine's processes die with the agent that started it.
+"""Loaded by vLLM in its own processes (never by the agent): what covey mends in an engine from inside.
+
+An engine's processes die with the agent that started it (death.py), and may use the processor's tiles (amx.py).
 
 Without this a SIGKILL of the agent, or of the process that serves HTTP, leaves vLLM's EngineCore and workers behind
 for minutes, holding GPU memory. vLLM calls `register` in each of its processes (entry point `vllm.general_plugins`).
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import os
 
+from covey_engine_plugin.amx import allow_tile_registers
 from covey_engine_plugin.death import die_with_parent
 
 PARENT_VARIABLE = "COVEY_ENGINE_PARENT_PID"
@@ -20,6 +23,7 @@ def register() -> None:
     """Ties this process to its parent. Called by vLLM in the serving process, the engine core and each worker."""
     if PARENT_VARIABLE in os.environ:
         die_with_parent(_expected_parent())
+        allow_tile_registers()
 
 
 def _expected_parent() -> int:

@@ -17,9 +17,9 @@ KEEP_ALIVE_S = 3600
 """vLLM closes an idle connection after this long; its default of 5 s would race with our next request on it."""
 
 PLUGIN_NAME = "covey_engine_process"
-CPU_KV_CACHE_BYTES_MAX = 1024**3
+CPU_KV_CACHE_BYTES_MAX = 512 * 1024**2
 CPU_KV_CACHE_BYTES_MIN = 64 * 1024**2
-CPU_KV_CACHE_SHARE = 16
+CPU_KV_CACHE_SHARE = 32
 
 UNSET_VARIABLES = (
     "VLLM_CPU_KVCACHE_SPACE",  # overrides --kv-cache-memory-bytes
@@ -66,7 +66,7 @@ def _cpu(spec: ModelSpec, host: Host) -> list[str]:
 
 
 def cpu_kv_cache_bytes(memory_available_bytes: int) -> int:
-    """A sixteenth of the free memory, between 64 MiB and 1 GiB: a CPU is out of breath long before it is full."""
+    """A 32nd of the free memory, between 64 and 512 MiB: a CPU is out of breath long before it is full."""
     share = memory_available_bytes // CPU_KV_CACHE_SHARE
     return min(CPU_KV_CACHE_BYTES_MAX, max(CPU_KV_CACHE_BYTES_MIN, share))
 
@@ -84,6 +84,7 @@ def environment(inherited: Mapping[str, str], host: Host, agent_pid: int, token:
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE_S),
         "VLLM_HOST_IP": "127.0.0.1",  # its process groups must not listen on the network
         "GLOO_SOCKET_IFNAME": "lo",
+        "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",  # a forked process would skip covey's plugin
     }
     if "VLLM_PLUGINS" in env:
         env["VLLM_PLUGINS"] += f",{PLUGIN_NAME}"
@@ -91,6 +92,7 @@ def environment(inherited: Mapping[str, str], host: Host, agent_pid: int, token:
         env |= {
             "OMP_NUM_THREADS": str(host.cpu_threads),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # two engines would be bound to the same cores
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the core computes itself: one process less
         }
     return env
 

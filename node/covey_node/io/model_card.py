@@ -2,7 +2,7 @@
 
 covey.json: {"task": "generate", "extra_args": ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]}, with
 task "generate" or "embed". Both fields are optional; the configuration's own extra_args come later on the command
-line and win.
+line and win. Without a task, a sentence-transformers directory (modules.json) is for embeddings.
 """
 
 from __future__ import annotations
@@ -33,7 +33,13 @@ def read_card(directory: str) -> ModelCard:
     folder = Path(directory)
     if not (folder / "config.json").is_file():
         raise ModelCardError(f"{directory} is not a Hugging Face model directory: it has no config.json")
-    path = folder / "covey.json"
+    card = _covey_json(folder / "covey.json")
+    if card.task is None and (folder / "modules.json").is_file():
+        return ModelCard(Task.EMBED, card.extra_args)
+    return card
+
+
+def _covey_json(path: Path) -> ModelCard:
     if not path.is_file():
         return ModelCard()
     try:
