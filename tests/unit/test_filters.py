@@ -19,7 +19,7 @@ LONG = {"prompt_tokens": 5000}
     [
         ("model_offered", {}, candidate(None), "does not offer the model"),
         ("model_offered", {}, candidate(model_load()), ""),
-        ("context_fits", {"prompt_tokens": 4096}, candidate(model_load()), ""),
+        ("context_fits", {"prompt_tokens": 4096}, candidate(model_load(), largest_context_tokens=8192), ""),
         ("context_fits", LONG, candidate(model_load(), largest_context_tokens=8192), "prompt of about 5000 tokens"),
         ("context_fits", LONG, candidate(model_load()), ""),
         ("context_fits", {"prompt_tokens": 8193}, candidate(model_load()), "longer than its context of 4096"),

@@ -110,7 +110,7 @@ def test_choose_ranks_free_machines_by_completion_and_keeps_busy_ones_apart() ->
 
 @pytest.mark.parametrize(
     ("free_speed", "waited_s", "expected"),
-    [(100.0, 0.0, False), (5.0, 0.0, True), (5.0, 10.0, False)],
+    [(100.0, 0.0, False), (80.0, 0.0, False), (5.0, 0.0, True), (5.0, 10.0, False)],
 )
 def test_waiting_for_a_much_faster_machine(free_speed: float, waited_s: float, expected: bool) -> None:
     busy = model_load(decode_tokens_per_s=200.0, running_requests=4, queued_tokens=100)

@@ -316,6 +316,12 @@ def test_a_newer_attempt_gives_back_the_reservation_of_the_older() -> None:
     assert leader.placed(ask("s")) == node(1)
 
 
+def test_a_newer_attempt_does_not_wait_for_its_own_older_one() -> None:
+    leader = Leader([machine(1, running_limit=1)])
+    leader.placed(ask("r", attempt=1))
+    assert leader.placed(ask("r", attempt=2)) == node(1)
+
+
 def test_two_gateways_may_use_the_same_request_id() -> None:
     leader = Leader([full(1)])
     leader.ask(ask("r"), gateway=node(7))
