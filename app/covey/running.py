@@ -29,13 +29,15 @@ class Running:
     link: str
 
     def alive(self) -> bool:
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-        return True
+        return process_runs(self.pid)
+
+
+def process_runs(pid: int) -> bool:
+    """False for a process that has ended, also while its parent has not taken note (a zombie)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def running_agent(state_dir: Path) -> Running | None:

@@ -69,7 +69,7 @@ def _named(file: Path | None, environ: Mapping[str, str]) -> Path | None:
 def _files(file: Path | None, environ: Mapping[str, str], system_file: Path) -> Iterator[Path]:
     named = _named(file, environ)
     if named is not None:
-        if not named.is_file():
+        if not named.exists():
             raise ConfigurationError(f"there is no settings file {named}", "check --config or COVEY_CONFIG")
         yield named
     elif system_file.is_file():

@@ -55,5 +55,5 @@ def doctor(invocation: Invocation) -> None:
     findings = run_checks(invocation.load())
     content: dict[str, Any] = {"findings": findings}
     invocation.show(content, lambda _: findings_table(findings))
-    if any(finding["severity"] == "problem" for finding in findings):
+    if any(finding["level"] == "fail" for finding in findings):
         click.get_current_context().exit(int(ExitCode.UNHEALTHY))

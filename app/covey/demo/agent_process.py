@@ -36,6 +36,7 @@ class AgentProcess:
         self.node_id = ""
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
+        self._asked = False
         self._log = state_dir / "agent.log"
 
     @property
@@ -54,6 +55,7 @@ class AgentProcess:
 
     def start(self) -> None:
         """Begin; `wait_answering` says when it is there."""
+        self._asked = False
         where = self.addresses
         addresses = ("--http", where.http, "--grpc", where.grpc, "--link", where.link, "--enrol", where.enrol)
         command = covey_command(self.state_dir, "up", "--name", self.name, "--no-mdns", *addresses, *self._settings)
@@ -94,8 +96,10 @@ class AgentProcess:
             self._process = None
 
     def ask_to_stop(self) -> None:
-        """As Ctrl-C would; `stop` waits for the end."""
-        if self._process is not None and self._process.poll() is None:
+        """As Ctrl-C would; `stop` waits for the end. Asking twice would mean: at once."""
+        if self.running and not self._asked:
+            self._asked = True
+            assert self._process is not None
             self._process.send_signal(signal.SIGTERM)
 
     def interrupt(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from covey.demo import ports
 from covey.demo.agent_process import POLL_INTERVAL_S, AgentProcess, DemoFailed, call_covey
 from covey.errors import UserError
+from covey.running import process_runs
 
 CHAT_MODEL = "covey-demo-chat"
 READY_WITHIN_S = 600.0
@@ -139,12 +140,5 @@ def descendants(pid: int) -> set[int]:
 
 
 def alive(pids: set[int]) -> set[int]:
-    """Those of `pids` that still run (a zombie does not)."""
-    found = set()
-    for pid in pids:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
-                found.add(pid)
-        except OSError:
-            continue
-    return found
+    """Those of `pids` that still run."""
+    return {pid for pid in pids if process_runs(pid)}

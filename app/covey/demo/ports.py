@@ -20,13 +20,14 @@ class Addresses:
 
 
 def choose(preferred: tuple[tuple[int, int, int, int], ...]) -> list[Addresses]:
-    """Addresses for so many agents; every port differs from every other."""
+    """Addresses for so many agents (0: any port); every port differs from every other."""
     taken: set[int] = set()
     return [Addresses(*(f"{LOOPBACK}:{_port(port, taken)}" for port in ports)) for ports in preferred]
 
 
 def _port(preferred: int, taken: set[int]) -> int:
-    port = preferred if preferred not in taken and _is_free(preferred) else _any_free(taken)
+    usable = preferred and preferred not in taken and _is_free(preferred)
+    port = preferred if usable else _any_free(taken)
     taken.add(port)
     return port
 
