@@ -112,10 +112,17 @@ class Host:
 
     def block_inbound(self, udp_port: int) -> None:
         """A firewall that drops what comes in on one UDP port; what goes out still goes."""
+        self._block("input", udp_port)
+
+    def block_outbound(self, udp_port: int) -> None:
+        """A firewall that refuses to send to one UDP port."""
+        self._block("output", udp_port)
+
+    def _block(self, hook: str, udp_port: int) -> None:
         rules = [
             "add table inet lab",
-            "add chain inet lab input { type filter hook input priority 0; }",
-            f"add rule inet lab input udp dport {udp_port} drop",
+            f"add chain inet lab {hook} {{ type filter hook {hook} priority 0; }}",
+            f"add rule inet lab {hook} udp dport {udp_port} drop",
         ]
         tool("ip", "netns", "exec", self.namespace, "nft", "-f", "-", stdin="\n".join(rules) + "\n")
 
