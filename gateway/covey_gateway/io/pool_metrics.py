@@ -35,7 +35,7 @@ _MODEL: tuple[tuple[str, str, Callable[[ModelLoad], float]], ...] = (
     ("covey_model_waiting_requests", "Requests admitted and waiting on the machine.", lambda m: m.waiting_requests),
     ("covey_model_running_limit", "Requests that may run at once.", lambda m: m.running_limit),
     ("covey_model_queued_tokens", "Tokens still to be computed for admitted requests.", lambda m: m.queued_tokens),
-    ("covey_model_kv_cache_tokens_total", "KV-cache capacity.", lambda m: m.kv_cache_tokens_total),
+    ("covey_model_kv_cache_tokens_capacity", "KV-cache capacity.", lambda m: m.kv_cache_tokens_total),
     ("covey_model_kv_cache_tokens_free", "KV-cache capacity not in use.", lambda m: m.kv_cache_tokens_free),
     ("covey_model_prefill_tokens_per_second", "Measured; 0 before the first.", lambda m: m.prefill_tokens_per_s),
     (
