@@ -181,7 +181,9 @@ def test_waiting_requests_expire() -> None:
         ([10**9], 9, 0, 0.0, 1.0, RETRY_AFTER_MS_MAX),
     ],
 )
-def test_retry_after(left: list[int], waiting: int, prompts: int, prefill: float, decode: float, expected_ms: int) -> None:
+def test_retry_after(
+    left: list[int], waiting: int, prompts: int, prefill: float, decode: float, expected_ms: int
+) -> None:
     assert retry_after_ms(left, waiting, prompts, prefill, decode) == expected_ms
 
 
@@ -194,7 +196,9 @@ def test_never_overbooked_and_never_leaking(seed: int) -> None:
     live: list[Ticket] = []
     for step in range(400):
         if dice.random() < 0.6 or not live:
-            verdict = door.offer(f"r{dice.randrange(30)}", dice.randint(1, 5), dice.randint(1, 250), 50, 10, float(step))
+            verdict = door.offer(
+                f"r{dice.randrange(30)}", dice.randint(1, 5), dice.randint(1, 250), 50, 10, float(step)
+            )
             assert (verdict.ticket is None) != (verdict.failure is None)
             if verdict.ticket is not None:
                 live.append(verdict.ticket)

@@ -1,0 +1,232 @@
+"""What every engine must do, whatever runs it. Each test runs on the simulated engine and on a real vLLM."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from tests.contract.answers import Answer, chat_body, request, until
+from tests.contract.conftest import QUEUE_LIMIT, Subject
+
+from covey_mesh.core.exchange import FailureCode, Upstream
+from covey_mesh.core.facts import Task
+from covey_mesh.core.limits import STREAM_WINDOW_BYTES
+
+CHAT = "/v1/chat/completions"
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+LONG = {"stream": True, "ignore_eos": True, "max_tokens": 1500}
+"""A stream that lasts until somebody ends it, for all that these tests can tell."""
+
+LENGTHY = b"a b " * 3000
+
+
+def opened(
+    engine: Subject, path: str, body: dict[str, Any] | bytes, streaming: bool = False
+) -> tuple[Answer, Upstream]:
+    answer = Answer()
+    upstream = engine.engine.open(request(path, body, streaming), answer)
+    answer.opened()
+    return answer, upstream
+
+
+async def asked(engine: Subject, path: str, body: Body, streaming: bool = False) -> Answer:
+    answer, _ = opened(engine, path, body, streaming)
+    return await answer.complete()
+
+
+async def running(engine: Subject) -> int:
+    """Requests that the engine itself says it works on."""
+    if engine.info.kind == "simulated":
+        return engine.simulated.running
+    answer = Answer()
+    metrics = engine.engine
+    upstream = metrics._client.open("GET", "/metrics", b"", answer)  # type: ignore[attr-defined]
+    answer.opened()
+    await answer.complete()
+    assert upstream is not None
+    lines = answer.body.decode().splitlines()
+    counts = ("vllm:num_requests_running{", "vllm:num_requests_waiting{")
+    return round(sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(counts)))
+
+
+async def until_running(engine: Subject, expected: int) -> None:
+    async with asyncio.timeout(60):
+        while await running(engine) != expected:  # noqa: ASYNC110 (another process changes it)
+            await asyncio.sleep(0.05)
+
+
+async def test_it_says_what_it_is(chat: Subject, embed: Subject) -> None:
+    assert chat.info.task is Task.GENERATE
+    assert chat.info.max_context_tokens == 2048
+    assert chat.info.kv_cache_tokens > 2048
+    assert chat.info.running_limit > 0
+    assert embed.info.task is Task.EMBED
+
+
+async def test_a_stream_arrives_token_by_token(chat: Subject) -> None:
+    answer = await asked(chat, CHAT, chat_body(stream=True, max_tokens=40, ignore_eos=True), streaming=True)
+    assert (answer.status, answer.failure) == (200, None)
+    assert answer.content_type.startswith("text/event-stream")
+    assert len(answer.chunks) >= 10
+    assert answer.times_s[-1] > answer.times_s[1]
+    assert answer.text()
+    assert answer.events()[-1]["choices"][0]["finish_reason"] in ("length", "stop")
+
+
+async def test_the_same_text_streamed_and_whole(chat: Subject) -> None:
+    whole = await asked(chat, CHAT, chat_body(max_tokens=20))
+    streamed = await asked(chat, CHAT, chat_body(max_tokens=20, stream=True), streaming=True)
+    assert whole.status == 200
+    assert whole.content_type.startswith("application/json")
+    assert whole.json()["choices"][0]["message"]["content"] == streamed.text()
+
+
+async def test_completions(chat: Subject) -> None:
+    body = {"model": "covey-demo-chat", "prompt": "Once", "max_tokens": 8, "ignore_eos": True, "temperature": 0}
+    whole = await asked(chat, "/v1/completions", body)
+    streamed = await asked(chat, "/v1/completions", body | {"stream": True}, streaming=True)
+    assert whole.json()["choices"][0]["text"] == streamed.text() != ""
+
+
+async def test_a_prompt_of_one_token(chat: Subject) -> None:
+    body = {"model": "covey-demo-chat", "prompt": "a", "max_tokens": 1}
+    assert (await asked(chat, "/v1/completions", body)).status == 200
+
+
+async def test_usage(chat: Subject) -> None:
+    whole = (await asked(chat, CHAT, chat_body(max_tokens=8, ignore_eos=True))).json()["usage"]
+    assert whole["completion_tokens"] == 8
+    assert whole["total_tokens"] == whole["prompt_tokens"] + 8
+    fields = {"stream": True, "stream_options": {"include_usage": True}, "max_tokens": 8, "ignore_eos": True}
+    last = (await asked(chat, CHAT, chat_body(**fields), streaming=True)).events()[-1]
+    assert last["choices"] == []
+    assert {name: last["usage"][name] for name in whole if name in last["usage"] and whole[name] is not None} == {
+        name: value for name, value in whole.items() if name in last["usage"] and value is not None
+    }
+
+
+async def test_embeddings(embed: Subject) -> None:
+    body = {"model": "covey-demo-embed", "input": ["a bird", "a field", "a bird"]}
+    answer = await asked(embed, "/v1/embeddings", body)
+    data = answer.json()["data"]
+    assert [item["index"] for item in data] == [0, 1, 2]
+    assert data[0]["embedding"] == pytest.approx(data[2]["embedding"], abs=1e-3)
+    assert data[0]["embedding"] != pytest.approx(data[1]["embedding"], abs=1e-3)
+    assert answer.json()["usage"]["prompt_tokens"] > 0
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b'{"model": ', 400),
+        (b"[]", 400),
+        (b'{"model": "covey-demo-chat"}', 400),
+        (b'{"model": "nobody", "messages": [{"role": "user", "content": "hi"}]}', 404),
+        (
+            b'{"model": "covey-demo-chat", "max_tokens": 1, "messages": [{"role": "user", "content": "%s"}]}'
+            % (b"a b " * 3000),
+            400,
+        ),
+        (b'{"model": "covey-demo-chat", "max_tokens": 9999, "messages": [{"role": "user", "content": "a"}]}', 400),
+    ],
+    ids=["truncated", "not an object", "no messages", "unknown model", "prompt too long", "output too long"],
+)
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_the_clients_mistakes_are_answers(chat: Subject, body: bytes, status: int, streaming: bool) -> None:
+    if streaming:
+        body = body.replace(b'{"model"', b'{"stream": true, "model"')
+    answer = await asked(chat, CHAT, body, streaming)
+    assert (answer.status, answer.failure) == (status, None)
+    assert answer.content_type.startswith("application/json")
+    assert answer.json()["error"]["message"]
+
+
+async def test_a_path_that_is_not_served(embed: Subject) -> None:
+    answer = await asked(embed, CHAT, chat_body("covey-demo-embed"))
+    assert (answer.status, answer.failure) == (404, None)
+
+
+async def test_cancel_frees_the_engine_and_silences_the_sink(chat: Subject) -> None:
+    await until_running(chat, 0)
+    answer, upstream = opened(chat, CHAT, chat_body(**LONG), streaming=True)
+    await until(lambda: len(answer.chunks) >= 3)
+    assert await running(chat) == 1
+    upstream.cancel()
+    answer.forbidden = True
+    await until_running(chat, 0)
+    upstream.cancel()
+    assert not answer.ended.is_set()
+
+
+async def test_cancel_before_the_first_byte(chat: Subject) -> None:
+    answer, upstream = opened(chat, CHAT, chat_body(**LONG), streaming=True)
+    upstream.cancel()
+    answer.forbidden = True
+    await until_running(chat, 0)
+    assert not answer.chunks
+
+
+async def test_cancel_of_a_whole_answer(chat: Subject) -> None:
+    answer, upstream = opened(chat, CHAT, chat_body(max_tokens=1500, ignore_eos=True))
+    await until_running(chat, 1)
+    upstream.cancel()
+    answer.forbidden = True
+    await until_running(chat, 0)
+
+
+async def test_cancel_of_one_leaves_the_others(chat: Subject) -> None:
+    body = chat_body(stream=True, max_tokens=60, ignore_eos=True)
+    kept = [opened(chat, CHAT, body, streaming=True)[0] for _ in range(3)]
+    _, cancelled = opened(chat, CHAT, chat_body(**LONG), streaming=True)
+    await until(lambda: all(answer.chunks for answer in kept))
+    cancelled.cancel()
+    texts = {(await answer.complete()).text() for answer in kept}
+    assert all(answer.failure is None for answer in kept)
+    assert len(texts) >= 1
+
+
+async def test_a_full_engine_is_a_failure_streamed_or_not(chat: Subject) -> None:
+    await until_running(chat, 0)
+    held = [opened(chat, CHAT, chat_body(**LONG), streaming=True) for _ in range(QUEUE_LIMIT)]
+    try:
+        await until(lambda: all(answer.chunks for answer, _ in held))
+        for streaming in (False, True):
+            refused = await asked(chat, CHAT, chat_body(stream=streaming, max_tokens=4), streaming)
+            assert refused.failure is not None
+            assert refused.failure.code is FailureCode.RESOURCE_EXHAUSTED
+            assert refused.failure.retry_after_ms > 0
+            assert (refused.status, refused.chunks) == (0, [])
+    finally:
+        for _, upstream in held:
+            upstream.cancel()
+    await until_running(chat, 0)
+
+
+async def test_a_paused_reader_is_bounded_and_loses_nothing(chat: Subject) -> None:
+    body = chat_body(stream=True, max_tokens=1500, ignore_eos=True)
+    answer, upstream = opened(chat, CHAT, body, streaming=True)
+    await until(lambda: len(answer.chunks) >= 2)
+    upstream.pause()
+    at_pause = answer.bytes_received
+    other = await asked(chat, CHAT, chat_body(stream=True, max_tokens=60, ignore_eos=True), streaming=True)
+    assert other.failure is None
+    assert answer.bytes_received - at_pause <= STREAM_WINDOW_BYTES
+    assert not answer.ended.is_set()
+    upstream.resume()
+    await answer.complete()
+    undisturbed = await asked(chat, CHAT, body, streaming=True)
+    assert answer.failure is None
+    assert len(answer.events()) >= 1
+    tokens = [len(a.events()) for a in (answer, undisturbed)]
+    if chat.info.kind == "simulated":
+        assert answer.text() == undisturbed.text()
+    assert answer.events()[-1]["choices"][0]["finish_reason"] == "length", tokens
+
+
+async def test_free_cache_falls_and_recovers(chat: Subject) -> None:
+    await until_running(chat, 0)
+    free = await chat.engine.cached_tokens_free()
+    assert free is not None
+    assert 0 < free <= chat.info.kv_cache_tokens
