@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -33,6 +34,7 @@ from covey_mesh.core.messages import Heartbeat, LoadReport, NodeLoad
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.ports import LinkLoss
 from covey_mesh.io.certificates import dns_name
+from covey_mesh.io.hello import hello_bytes
 from covey_mesh.io.identity import Identity
 from covey_mesh.io.transport import GrpcTransport, ListenError
 from covey_mesh.wire.v1.link_pb2 import Batch, Item, RequestCancel
@@ -334,8 +336,6 @@ async def test_raw_tcp_gets_no_byte(pair: Pair) -> None:
 @pytest.mark.asyncio
 async def test_a_peer_that_breaks_the_protocol_is_dropped(pair: Pair) -> None:
     own = pair.near.identity
-    from covey_mesh.io.hello import hello_bytes
-
     hello = hello_bytes(own.pool_id, facts_of(own))
     stolen = hello_bytes(own.pool_id, facts_of(pair.far.identity))
     elsewhere = hello_bytes(own.node_id, facts_of(own))  # type: ignore[arg-type]
@@ -453,10 +453,14 @@ async def test_a_dead_or_frozen_process_is_noticed(
         failure = (await answer.wait()).failure
         assert failure is not None
         assert failure.code is FailureCode.LINK_LOST
-    finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
         await process.wait()
-    near.transport.dial(address, None)
-    await near.events.until(lambda: near.events.failures)
-    assert near.events.failures[0][1] is LinkLoss.REFUSED
-    await near.transport.close()
+        near.transport.dial(address, None)
+        await near.events.until(lambda: near.events.failures)
+        assert near.events.failures[0][1] is LinkLoss.REFUSED
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        await near.transport.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from tests.support.links import new_member, new_pool
 
 from covey_mesh.core.names import is_id, is_pool_name
@@ -156,8 +156,6 @@ def test_names_that_do_not_follow_from_the_key_are_refused(keeper: Identity, tmp
         not_valid_after=original.not_valid_after_utc,
         extensions=list(original.extensions),
     )
-    from cryptography.hazmat.primitives import hashes
-
     with pytest.raises(x.CertificateError, match="do not follow"):
         x.check_node(builder.sign(ca_key, hashes.SHA256()), authority, time.time())
 

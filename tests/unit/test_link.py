@@ -15,6 +15,7 @@ from covey_mesh.core.limits import LINK_BACKLOG_BYTES_MAX
 from covey_mesh.core.messages import FactsReport, Heartbeat, Query
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.ports import LinkLoss
+from covey_mesh.io.codec import encode
 from covey_mesh.io.link import GrpcLink
 from covey_mesh.wire.v1.link_pb2 import Batch, Goodbye, Item
 from covey_mesh.wire.v1.link_pb2 import Heartbeat as WireHeartbeat
@@ -151,8 +152,6 @@ async def test_garbage_ends_the_link_and_is_told(case: Case) -> None:
 @on_a_link
 async def test_facts_are_the_peers_own(case: Case) -> None:
     newer = NodeFacts(PEER, "renamed", "0", 1, 1, facts_version=1)
-    from covey_mesh.io.codec import encode
-
     case.receive(encode(FactsReport(newer)))
     await case.events.until(lambda: case.events.messages)
     assert case.link.facts == newer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 
 import pytest
 from hypothesis import given
@@ -55,8 +56,6 @@ def test_incomplete_tokens(text: str) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_either_decode_or_say_why(content: bytes) -> None:
-    import hashlib
-
     whole = content + hashlib.sha256(content).digest()[:4]
     text = PREFIX + base64.urlsafe_b64encode(whole).rstrip(b"=").decode()
     try:

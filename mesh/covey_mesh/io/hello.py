@@ -13,7 +13,8 @@ from covey_mesh.io.codec_values import PeerProtocolError, text
 from covey_mesh.wire.v1.link_pb2 import Batch, Hello, Item
 
 HELLO_BYTES_MAX = 256 * 1024
-HELLO_TIMEOUT_S = 5.0
+HELLO_TIMEOUT_S = 2.5
+"""A dial takes at most this and the probe's time (tls_probe.py), 5.5 s: the mesh writes off a dial after 6 s."""
 
 
 def hello_bytes(pool_id: PoolId, facts: NodeFacts) -> bytes:

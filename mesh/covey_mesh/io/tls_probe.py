@@ -17,11 +17,15 @@ from urllib.parse import quote
 from cryptography import x509
 
 from covey_mesh.core.names import NodeId
-from covey_mesh.io.certificates import CertificateError, cert_from_pem, check_node
+from covey_mesh.io.certificates import cert_from_pem, check_node
 from covey_mesh.io.identity import Identity
 
-PROBE_TIMEOUT_S = 3.0
-"""For name lookup, connection and handshake together."""
+CONNECT_TIMEOUT_S = 1.2
+"""For the name and the connection: the kernels' business alone, with one lost packet sent again (after 1 s). Short, so
+that a machine that comes back from a blackhole is not waited for in vain with an old try."""
+
+HANDSHAKE_TIMEOUT_S = 1.8
+"""For TLS: the other side's process must have its turn on a busy machine."""
 
 
 class NotALinkError(Exception):
@@ -62,20 +66,29 @@ def split_address(address: str) -> tuple[str, int]:
 async def probe(address: str, identity: Identity, context: ssl.SSLContext, now_unix_s: float) -> Listener:
     """Raises ValueError (no address), OSError, ssl.SSLError, TimeoutError, NotALinkError."""
     host, port = split_address(address)
-    async with asyncio.timeout(PROBE_TIMEOUT_S):
-        reader, writer = await asyncio.open_connection(host, port, ssl=context)
-        try:
-            tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
-            certificate = x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"")
-            node_id = check_node(certificate, cert_from_pem(identity.ca_certificate_pem), now_unix_s)
+    async with asyncio.timeout(CONNECT_TIMEOUT_S):
+        reader, writer = await asyncio.open_connection(host, port)
+    try:
+        async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+            await writer.start_tls(context, server_hostname="covey")
+            node_id = _checked_peer(writer.get_extra_info("ssl_object"), identity, now_unix_s)
             # TLS 1.3: whether the other side took this machine's certificate shows only in its first bytes.
-            if tls.selected_alpn_protocol() != "h2" or not await reader.read(1):
+            if not await reader.read(1):
                 raise NotALinkError("it closed the connection; it may have refused this machine's certificate")
-            return Listener(node_id, _grpc_target(writer.get_extra_info("peername")))
-        except (CertificateError, ValueError) as error:
-            raise NotALinkError(f"its certificate is not that of a machine: {error}") from error
-        finally:
-            writer.transport.abort()
+        return Listener(node_id, _grpc_target(writer.get_extra_info("peername")))
+    finally:
+        writer.transport.abort()
+
+
+def _checked_peer(tls: ssl.SSLObject, identity: Identity, now_unix_s: float) -> NodeId:
+    """Raises NotALinkError."""
+    if tls.selected_alpn_protocol() != "h2":
+        raise NotALinkError("what listens there is no covey link")
+    try:
+        certificate = x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"")
+        return check_node(certificate, cert_from_pem(identity.ca_certificate_pem), now_unix_s)
+    except ValueError as error:
+        raise NotALinkError(f"its certificate is not that of a machine: {error}") from error
 
 
 def _grpc_target(peername: tuple[str, int] | tuple[str, int, int, int]) -> str:

@@ -21,7 +21,7 @@ from covey_mesh.io.identity import Identity
 from covey_mesh.io.link import GrpcLink
 from covey_mesh.io.tls_probe import client_context
 
-DIALS_AT_ONCE_MAX = 32
+DIALS_AT_ONCE_MAX = 64
 """Handshakes under way; further dials wait their turn."""
 
 DIALS_WAITING_MAX = 4096
