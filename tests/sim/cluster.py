@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 from tests.sim.machine import Machine
 from tests.sim.network import Network
@@ -44,7 +45,8 @@ class Cluster:
         self.loop = VirtualLoop()
         self.network = Network(self.loop, self.dice)
         self.machines = [self._make(number, shape) for number in range(shape.machines)]
-        self._next_watch_s = 0.0
+        self._errors: list[dict[str, Any]] = []
+        self.loop.set_exception_handler(lambda _, context: self._errors.append(context))
 
     def _make(self, number: int, shape: Shape) -> Machine:
         node_id = NodeId(f"{self.dice.randrange(16**4):04x}{number:028x}")
@@ -74,6 +76,8 @@ class Cluster:
     def _advance(self, step_s: float) -> None:
         self.loop.call_later(step_s, self.loop.stop)
         self.loop.run_forever()
+        if self._errors:
+            raise Violation(f"a callback raised: {self._errors[0]}") from self._errors[0].get("exception")
 
     # --- discovery --------------------------------------------------------------------------------------------------
 
@@ -90,8 +94,10 @@ class Cluster:
             to.loop.run(to.mesh.hint, (about.address,), FROM_MDNS, about.node_id)
 
     def start(self, machine: Machine) -> None:
-        machine.start()
-        self.introduce(machine)
+        """Unless it runs already."""
+        if not machine.alive:
+            machine.start()
+            self.introduce(machine)
 
     def start_all(self, within_s: float = 0.5) -> None:
         for machine in self.machines:

@@ -101,6 +101,11 @@ class Membership:
             ViewReport: self._on_view_report,
             FactsReport: self._on_facts_report,
         }
+        self._keyed: dict[str, Callable[[float, Any], None]] = {
+            "peer": self._tend,
+            "hint": self._try_hint,
+            "retired": lambda now_s, link: self._effects.append(CloseLink(link, LinkLoss.REPLACED)),
+        }
         self._timers.at("gossip", now_s + timing.gossip_s)
         self._timers.at("sweep", now_s + timing.sweep_s)
 
@@ -165,7 +170,7 @@ class Membership:
         """One timer came due; whoever still has work plans the next one."""
         if isinstance(key, tuple):
             kind, name = key
-            self._tend(now_s, name) if kind == "peer" else self._try_hint(now_s, name)
+            self._keyed[kind](now_s, name)
         elif key == "load":
             self._effects.extend(self._reports.loads(now_s, self._leader))
         elif key == "view" and self.leading:
@@ -327,10 +332,10 @@ class Membership:
         new = LinkState(event.link, event.facts.incarnation, event.dialed, event.address, now_s, live)
         held = record.link
         if held is not None and not replaces(self.self_id, node_id, held, new, now_s, self._timing):
-            self._effects.append(CloseLink(event.link, LinkLoss.REPLACED))
+            self._retire(now_s, event.link)
             return
         if held is not None:
-            self._drop_held(record, held, restarted=held.incarnation != new.incarnation)
+            self._drop_held(now_s, record, held, restarted=held.incarnation != new.incarnation)
         elif record.facts is not None and record.facts.incarnation != new.incarnation:
             self._effects.append(TellElection(PeerGone(node_id)))
         self._adopt(now_s, record, new, event.facts)
@@ -345,13 +350,18 @@ class Membership:
         if node_id == self.self_id:
             del self._hints[address]
 
-    def _drop_held(self, record: PeerRecord, held: LinkState, restarted: bool) -> None:
-        loss = LinkLoss.RESTARTED if restarted else LinkLoss.REPLACED
+    def _drop_held(self, now_s: float, record: PeerRecord, held: LinkState, restarted: bool) -> None:
         del self._links[held.number]
-        self._effects.append(CloseLink(held.number, loss))
-        if restarted:
-            self._effects.append(MemberLost(record.node_id, loss))
-            self._effects.append(TellElection(PeerGone(record.node_id)))
+        if not restarted:
+            self._retire(now_s, held.number)
+            return
+        self._effects.append(CloseLink(held.number, LinkLoss.RESTARTED))
+        self._effects.append(MemberLost(record.node_id, LinkLoss.RESTARTED))
+        self._effects.append(TellElection(PeerGone(record.node_id)))
+
+    def _retire(self, now_s: float, link: int) -> None:
+        """Close a link that does not count, a little later: the other side may not have seen its successor yet."""
+        self._timers.at(("retired", link), now_s + self._timing.replaced_linger_s)
 
     def _adopt(self, now_s: float, record: PeerRecord, link: LinkState, facts: NodeFacts) -> None:
         if record.load is not None and record.load.incarnation != facts.incarnation:

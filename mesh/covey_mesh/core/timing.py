@@ -50,7 +50,7 @@ class Timing:
     """Cap of that: who cannot reach the known leader asks once a second, no more."""
     boot_listen_s: float = 0.5
     """A machine that has just started listens this long for a leader before it canvasses."""
-    persist_retry_s: float = 5.0
+    persist_retry_s: float = 2.0
     """A disk that refused a promise is tried again after this long."""
 
     # --- liveness of links ------------------------------------------------------------------------------------------
@@ -72,6 +72,9 @@ class Timing:
     """A peer that is heard but answers no question for this long cannot hear us: closed as silent."""
     lag_s: float = 0.5
     """A timer this late means that this machine stalled: unanswered questions are forgiven, not blamed on peers."""
+
+    replaced_linger_s: float = 0.5
+    """A link that another one replaced stays open this long: the other side may learn of the successor later."""
 
     # --- dialing ----------------------------------------------------------------------------------------------------
     dial_backoff_s: float = 0.1
@@ -137,6 +140,7 @@ FAST = Timing(
     dial_backoff_max_s=0.2,
     dial_courtesy_s=0.03,
     simultaneous_s=0.4,
+    replaced_linger_s=0.1,
     report_s=0.04,
     stop_flush_s=0.02,
 )
