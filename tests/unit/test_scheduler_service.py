@@ -116,6 +116,14 @@ def test_an_ask_is_answered_with_a_stamped_decision(loop: FakeLoop) -> None:
     assert loop.pending() == 0
 
 
+def test_it_may_lead_already_when_it_starts(loop: FakeLoop) -> None:
+    mesh = FakeMesh(view(member(SELF, model_load())))
+    service = SchedulerService(mesh, loop.time, lambda: 0.0)  # type: ignore[arg-type]
+    assert not service.leading
+    service.start()
+    assert service.leading
+
+
 def test_not_leading_it_drops_and_counts(loop: FakeLoop) -> None:
     service, mesh = leading(loop, member(SELF, model_load()))
     service.leadership_changed(node(2), Ballot(4, node(2)))

@@ -46,11 +46,13 @@ class SchedulerService:
         self.counters = SchedulerCounters()
 
     def start(self) -> None:
-        """Subscribe to the mesh; call once, inside the running loop."""
+        """Subscribe to the mesh; call once, inside the running loop. It may lead already (a restarted scheduler)."""
         assert not self._running, "started twice"
         self._running = True
         self._mesh.subscribe(self)
-        self._step(events.ViewChanged(self._mesh.view()))
+        view = self._mesh.view()
+        self._step(events.ViewChanged(view))
+        self.leadership_changed(view.leader, view.ballot)
 
     def stop(self) -> None:
         """No timer is left behind and nothing more is sent. Safe to call twice."""
