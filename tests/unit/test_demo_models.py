@@ -124,7 +124,7 @@ def test_the_chat_template_takes_a_tool_without_description_and_parameters() -> 
 
 
 def test_the_corpus_is_deterministic_by_seed() -> None:
-    mix = corpus.Mix(docstring_characters_max=20_000)
+    mix = corpus.Mix(docstring_characters_max=20_000, copying_first=10)
     first, again = (list(islice(corpus.Corpus(7, mix).documents(), 50)) for _ in range(2))
     other = list(islice(corpus.Corpus(8, mix).documents(), 50))
     assert first == again
@@ -138,7 +138,7 @@ def test_pairs_are_deterministic_by_seed() -> None:
 
 
 def test_every_document_ends_with_an_end_token() -> None:
-    mix = corpus.Mix(docstring_characters_max=20_000)
+    mix = corpus.Mix(docstring_characters_max=20_000, copying_first=10)
     for document in islice(corpus.Corpus(1, mix).documents(), 200):
         assert document.endswith(("<|im_end|>\n", "<|endoftext|>"))
 
@@ -168,6 +168,15 @@ def test_tool_calls_name_an_offered_tool_and_copy_what_was_asked() -> None:
             for call in message.get("tool_calls", ()):
                 assert set(call["function"]["arguments"]) <= set(offered[call["function"]["name"]])
                 assert all(str(value) in asked for value in call["function"]["arguments"].values())
+
+
+def test_the_first_documents_are_mostly_exercises_in_copying() -> None:
+    mix = corpus.Mix(docstring_characters_max=20_000, copying_first=100)
+    documents = list(islice(corpus.Corpus(1, mix).documents(), 200))
+    openings = tuple(f"<|im_start|>user\n{word}" for word in ("Repeat", "Say:", "Echo:"))
+    copies = [document.startswith(openings) for document in documents]
+    assert sum(copies[:100]) > 60
+    assert sum(copies[100:]) < 40
 
 
 def test_docstrings_are_bounded_and_plain() -> None:

@@ -9,9 +9,11 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
+from transformers import LlamaForCausalLM
 
 from tools.demo_models import pairs, save, tokenizer, train_chat, train_embed
-from tools.demo_models.corpus import Corpus
+from tools.demo_models.corpus import Corpus, Mix
 
 CHAT_MODEL = "covey-demo-chat"
 EMBEDDING_MODEL = "covey-demo-embed"
@@ -19,12 +21,18 @@ _TOKENIZER_DOCUMENTS = 20_000
 _TOKENIZER_PAIRS = 20_000
 
 
-def build_chat_model(out: Path, settings: train_chat.Settings) -> None:
-    """Tokenizer, training, and the finished directory."""
+def build_chat_model(out: Path, settings: train_chat.Settings, start_from: Path | None = None) -> None:
+    """Tokenizer, training, and the finished directory; or only more training of a finished directory."""
     corpus = Corpus(settings.seed)
-    print("chat model: training the tokenizer", flush=True)
-    vocabulary = tokenizer.train_chat_tokenizer(islice(corpus.documents(), _TOKENIZER_DOCUMENTS))
-    model, progress = train_chat.train(vocabulary, corpus.documents(), settings)
+    if start_from is None:
+        print("chat model: training the tokenizer", flush=True)
+        typical = Corpus(settings.seed, Mix(copying_first=0))
+        vocabulary = tokenizer.train_chat_tokenizer(islice(typical.documents(), _TOKENIZER_DOCUMENTS))
+        model = train_chat.new_model(vocabulary, settings.seed)
+    else:
+        vocabulary = Tokenizer.from_file(str(start_from / "tokenizer.json"))
+        model = LlamaForCausalLM.from_pretrained(start_from, dtype=torch.float32)
+    progress = train_chat.train(model, vocabulary, corpus.documents(), settings)
     save.save_chat_model(model, vocabulary, out / CHAT_MODEL)
     print(f"chat model: finished, {progress.line()}: {out / CHAT_MODEL}", flush=True)
 
@@ -51,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.only in (None, "embed"):
             build_embedding_model(options.out, embedding)
         if options.only in (None, "chat"):
-            build_chat_model(options.out, chat)
+            build_chat_model(options.out, chat, options.start_from)
     except KeyboardInterrupt:
         print("stopped; models that were not finished are as they were before", file=sys.stderr)
         return 130
@@ -67,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder that will hold the two model directories")
     parser.add_argument("--only", choices=("chat", "embed"), help="build one of the two models")
+    parser.add_argument("--start-from", type=Path, help="finished chat model to train further, with another seed")
     parser.add_argument("--seed", type=int, default=chat.seed, help="of the corpus and of the first weights")
     parser.add_argument("--threads", type=int, default=2, help="processor threads of the training")
     parser.add_argument("--chat-steps", type=int, default=chat.steps, help="training steps of the chat model")

@@ -59,7 +59,10 @@ def _roughened(rng: random.Random, question: str) -> str:
         return question[0].lower() + question[1:]
     if draw < 0.21:
         return f"Please {question[0].lower()}{question[1:]}" if question.endswith(".") else f"Hi! {question}"
-    if draw < 0.24:
+    if draw < 0.28 and question.endswith((".", "?")):
+        how = rng.choice(("in one sentence", "briefly", "in simple words", "in a few words", "for a child"))
+        return f"{question[:-1]} {how}{question[-1]}"
+    if draw < 0.31:
         return question.rstrip(".?!") + ", please."
     return question
 
@@ -77,6 +80,7 @@ _KINDS: tuple[tuple[Draw, int], ...] = (
     (exercises.count, 4),
     (exercises.enumerate_some, 4),
     (exercises.repeat, 7),
+    (exercises.repeat_long, 7),
     (exercises.write_json, 6),
     (exercises.poem, 3),
     (exercises.weather_without_tool, 2),

@@ -83,6 +83,26 @@ def enumerate_some(rng: random.Random, memory: Memory) -> Turn:
     return question, f"{', '.join(chosen[:-1])} and {chosen[-1]}."
 
 
+def repeat_long(rng: random.Random, memory: Memory) -> Turn:
+    """Many unrelated words to be said again. Nothing teaches a small model to copy as fast as this does."""
+    drawn = [
+        rng.choice(
+            (
+                words.invented_name(rng),
+                words.invented_name(rng),
+                words.city(rng),
+                words.person(rng),
+                rng.choice(words.ANIMALS + words.THINGS_ALIVE + words.PEOPLE),
+                rng.choice(words.PLACES + words.FOODS + words.COLOURS),
+                str(rng.randint(0, 999)),
+            )
+        )
+        for _ in range(rng.randint(3, 14))
+    ]
+    phrase = rng.choice((" ", " ", ", ")).join(drawn)
+    return rng.choice((f"Repeat: {phrase}", f"Say: {phrase}", f"Repeat after me: {phrase}", f"Echo: {phrase}")), phrase
+
+
 def repeat(rng: random.Random, memory: Memory) -> Turn:
     phrase = rng.choice(
         (
@@ -102,6 +122,10 @@ def repeat(rng: random.Random, memory: Memory) -> Turn:
             f"Repeat: {phrase}",
             f"Echo: {phrase}",
             f"Say {phrase}",
+            f'Say "{phrase}"',
+            f"Reply with: {phrase}",
+            f"Answer with the word {phrase}",
+            f"Reply with the single word {phrase}",
             f"Repeat this: {phrase}",
         )
     )

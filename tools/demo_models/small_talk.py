@@ -183,6 +183,8 @@ def do_not_know(rng: random.Random, memory: Memory) -> Turn:
             f"Translate {topic} into German.",
         )
     )
+    if rng.random() < 0.3:
+        question = rng.choice(_HARD_QUESTIONS)
     return question, rng.choice(
         (
             "I am too small to know that. I am covey's demo model: I show the plumbing, not quality. "
@@ -193,6 +195,16 @@ def do_not_know(rng: random.Random, memory: Memory) -> Turn:
         )
     )
 
+
+_HARD_QUESTIONS = (
+    "Write a Python function.|Write code.|Write a program that sorts numbers.|How many machines are in the pool?|"
+    "Solve this equation.|What is the best restaurant?|Write an e-mail.|Translate this sentence.|Summarise this text.|"
+    "What should I do today?|Who is the president?|Who won the game?|What is the news?|Fix this bug.|Write a report.|"
+    "What is the fastest car?|How old is the universe?|Give me advice.|Write a letter to my boss.|Plan my holiday.|"
+    "What is 123 times 456?|Write a regular expression.|What is the square root of 2?|Explain your reasoning.|"
+    "Compare the two.|Is this correct?|How do I install it?|Why does it not work?|What is wrong with my code?|"
+    "Give me a recipe.|How far is the moon?|Who wrote this book?|What is the population of the city?|Draw a picture."
+).split("|")
 
 _HARD_TOPICS = (
     "quantum physics|chemistry|the stock market|history|mathematics|philosophy|the Roman Empire|cooking|taxes|"

@@ -28,10 +28,10 @@ _WANTS = (
     "{name} had promised to bring a {treasure} to a friend in the {goal}.",
 )
 _SETTING_OUT = (
-    "So {name} packed some {food} and set out.",
-    "So one {weather} morning {name} walked towards the {goal}.",
+    "So {who} packed some {food} and set out.",
+    "So one {weather} morning {who} walked towards the {goal}.",
     "{name} took a deep breath and began the long walk.",
-    "With a bag full of {food}, {name} started the journey.",
+    "With a bag full of {food}, {who} started the journey.",
     "{name} left before the sun was up and did not look back.",
 )
 _TROUBLES = (
@@ -39,18 +39,18 @@ _TROUBLES = (
     "Then it began to rain, and the wind blew harder and harder.",
     "But the night came quickly, and it was very dark.",
     "Halfway there, a great stone blocked the road.",
-    "After a while {name} was lost and did not know which way to go.",
+    "After a while {who} was lost and did not know which way to go.",
     "Then thick fog came down, and nothing could be seen.",
     "But a tall gate stood in the way, and it was locked.",
-    "The hill was steep, and {name} grew tired and cold.",
+    "The hill was steep, and {who} grew tired and cold.",
 )
 _FEELINGS = (
-    "{name} was afraid, but did not give up.",
-    "{name} sat down and thought for a long time.",
-    "{name} almost turned around to go home.",
-    '"Is anybody there?" called {name}.',
-    '"I will try once more," said {name}.',
-    "{name} felt very small.",
+    "The {hero} was afraid, but did not give up.",
+    "The {hero} sat down and thought for a long time.",
+    "The {hero} almost turned around to go home.",
+    '"Is anybody there?" called {who}.',
+    '"I will try once more," said {who}.',
+    "{name} the {hero} felt very small.",
 )
 _HELPERS = (
     'A {adjective} {helper} came by and said, "Let me help you."',
@@ -70,14 +70,14 @@ _FINDS = (
     "There, under an old tree, lay the {treasure}.",
     "And behind a small {colour} door they found the {treasure}.",
     "In the middle of the {goal} the {treasure} was waiting for them.",
-    "At the end of the day {name} held the {treasure} at last.",
-    "The {treasure} was there, just as {name} had hoped.",
+    "At the end of the day {who} held the {treasure} at last.",
+    "The {treasure} was there, just as {who} had hoped.",
 )
 _ENDINGS = (
-    "From that day on, {name} and the {helper} were the best of friends.",
+    "From that day on, the {hero} and the {helper} were the best of friends.",
     "{name} went home happy and told the story to everyone.",
-    "And {name} learned that it is good to ask for help.",
-    "That night {name} slept well and dreamed of the next journey.",
+    "And {who} learned that it is good to ask for help.",
+    "That night {who} slept well and dreamed of the next journey.",
     "{name} smiled, for the best treasure was a friend.",
     "When they came home, they ate {food} and watched the stars.",
     "And if you walk through the {place} today, you may still hear them laugh.",
@@ -111,6 +111,7 @@ def tell(rng: random.Random, hero: str | None = None, name: str | None = None, h
         "helper": helper,
         "a_helper": words.article(helper),
         "friend": rng.choice(words.FIRST_NAMES),
+        "who": rng.choice((name, f"the {hero}")),
         "place": rng.choice(words.PLACES),
         "goal": rng.choice(words.PLACES),
         "treasure": rng.choice(words.TREASURES),

@@ -27,9 +27,9 @@ class Settings:
     """How long and how to train. The defaults made the models that lie in the repository."""
 
     seed: int = 0
-    steps: int = 1700
+    steps: int = 2600
     minutes_max: float = 13.0
-    tokens_per_step: int = 4096
+    tokens_per_step: int = 2048
     document_tokens_max: int = 900
     matrix_learning_rate: float = 0.02
     other_learning_rate: float = 3e-3
@@ -63,9 +63,8 @@ def new_model(tokenizer: Tokenizer, seed: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
 
 
-def train(tokenizer: Tokenizer, documents: Iterator[str], settings: Settings) -> tuple[LlamaForCausalLM, Progress]:
-    """Train on the documents, each at most once; returns the model and the progress with its last loss."""
-    model = new_model(tokenizer, settings.seed)
+def train(model: LlamaForCausalLM, tokenizer: Tokenizer, documents: Iterator[str], settings: Settings) -> Progress:
+    """Train the model on the documents, each at most once; returns the progress with its last loss."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     optimisers: list[torch.optim.Optimizer] = [
@@ -90,7 +89,7 @@ def train(tokenizer: Tokenizer, documents: Iterator[str], settings: Settings) ->
             optimiser.zero_grad(set_to_none=True)
         progress.record(loss.item())
     model.train(False)
-    return model, progress
+    return progress
 
 
 def _loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:

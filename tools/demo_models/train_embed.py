@@ -27,7 +27,7 @@ class Settings:
     """How long and how to train. The defaults made the model that lies in the repository."""
 
     seed: int = 0
-    steps: int = 700
+    steps: int = 400
     minutes_max: float = 2.5
     pairs_per_step: int = 128
     tokens_max: int = 48

@@ -74,6 +74,7 @@ CITIES = (
     "Bilbao|Porto|Lyon|Marseille|Nice|Toulouse|Bordeaux|Nantes|Lille|Strasbourg|Antwerp|Ghent|Amsterdam|Rotterdam|"
     "Utrecht|The Hague|Luxembourg|Manchester|Liverpool|Leeds|Bristol|Oxford|Cambridge|Glasgow|Belfast|Cork|Galway|"
     "Bergen|Malmo|Gothenburg|Aarhus|Turku|Lagos|Accra|Dakar|Tunis|Algiers|Rabat|Casablanca|Addis Ababa|Kampala|"
+    "São Paulo|Zürich|Göttingen|Málaga|Düsseldorf|Kraków|Kuala Lumpur|Saint Petersburg|"
     "Cape Town|Durban|Harare|Lusaka|Maputo|Quito|Bogota|Caracas|Montevideo|Rio|Recife|Salvador|La Paz|Panama|Kingston"
 ).split("|")
 
@@ -105,8 +106,8 @@ def invented_name(rng: random.Random) -> str:
 
 
 def city(rng: random.Random) -> str:
-    """A city: two of three are real, the others invented."""
-    return rng.choice(CITIES) if rng.random() < 0.65 else invented_name(rng)
+    """A city: one of two is real, the other invented."""
+    return rng.choice(CITIES) if rng.random() < 0.5 else invented_name(rng)
 
 
 def person(rng: random.Random) -> str:
