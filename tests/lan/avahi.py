@@ -52,6 +52,14 @@ def missing_requirement() -> str | None:
     return None
 
 
+def resolves_for_everybody() -> bool:
+    """True where ordinary programs resolve .local names through avahi (Debian's libnss-mdns)."""
+    try:
+        return "mdns" in Path("/etc/nsswitch.conf").read_text()
+    except OSError:
+        return False
+
+
 @dataclass(frozen=True)
 class Browsed:
     """One resolved service as avahi-browse -rpt prints it."""
