@@ -123,7 +123,7 @@ def in_phase(phase: Phase) -> Drive:
 EVENTS: list[Callable[[int], ev.Event]] = [
     lambda n: ev.Started(LEADER),
     lambda n: ev.Assigned(n, A),
-    lambda n: ev.Queued(n),
+    ev.Queued,
     lambda n: ev.NoCandidate(n, KNOWN),
     lambda n: ev.LeaderChanged(OTHER_LEADER),
     lambda n: ev.LeaderUnreachable(),

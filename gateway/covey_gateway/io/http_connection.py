@@ -108,7 +108,8 @@ class HttpConnection(asyncio.Protocol):
             logger.exception("bug in the HTTP edge")
             self.transport.abort()
         except httptools.HttpParserError as error:
-            self._reject(bad_http(str(error)))
+            if not self._deaf:
+                self._reject(bad_http(str(error)))
         else:
             self._bound_unfinished_head(len(data))
 
@@ -166,7 +167,7 @@ class HttpConnection(asyncio.Protocol):
             return
         request = self._current()
         request.method = self._parser.get_method().decode("latin-1")
-        request.minor = 0 if self._parser.get_http_version() == "1.0" else 1
+        request.version = self._parser.get_http_version()
         request.close = not self._parser.should_keep_alive() or self._parser.should_upgrade()
         settings = self._server.settings
         request.complete, request.size = True, 0

@@ -127,7 +127,7 @@ class Exchange:
 
     @property
     def _chunked(self) -> bool:
-        return self.request.minor >= 1
+        return self.request.version != "1.0"
 
     def _start(self) -> None:
         assert self._head is not None, "data before the head"
@@ -168,7 +168,7 @@ class Exchange:
         self._finish(keep=not last)
 
     def _common(self, last: bool) -> bytes:
-        staying = b"" if self.request.minor >= 1 else http_head.KEEP_ALIVE
+        staying = b"" if self.request.version != "1.0" else http_head.KEEP_ALIVE
         return self._owner.date_line() + self._cors + (http_head.CLOSE if last else staying)
 
     def _end_broken(self, failure: Failure) -> None:

@@ -19,7 +19,7 @@ class HttpRequest:
     started_s: float
     url: bytes = b""
     method: str = ""
-    minor: int = 1
+    version: str = "1.1"
     path: str = ""
     query: str = ""
     headers: dict[str, str] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class HttpRequest:
 
     @property
     def expects_continue(self) -> bool:
-        return self.headers.get("expect", "").lower() == "100-continue" and self.minor >= 1
+        return self.headers.get("expect", "").lower() == "100-continue" and self.version != "1.0"
 
     @property
     def declared_length(self) -> int | None:
@@ -76,15 +76,17 @@ class HttpRequest:
     def check_framing(self, body_bytes_max: int, header_count_max: int, header_bytes_max: int) -> None:
         """Raises GatewayError for what must not be served, request smuggling first of all (RFC 9112, section 6.3)."""
         headers = self.headers
+        if self.version not in ("1.0", "1.1"):
+            raise bad_http("only HTTP/1.1 and HTTP/1.0 are spoken here")
         if self.header_count > header_count_max or self.header_bytes > header_bytes_max:
             raise headers_too_large()
         if self.chunked and "content-length" in headers:
             raise bad_http("it has both Content-Length and Transfer-Encoding")
-        if self.chunked and (headers["transfer-encoding"].strip().lower() != "chunked" or self.minor < 1):
+        if self.chunked and (headers["transfer-encoding"].strip().lower() != "chunked" or self.version == "1.0"):
             raise bad_http("the only Transfer-Encoding understood is chunked, in HTTP/1.1")
         if self.repeated & {"content-length", "host", "transfer-encoding"}:
             raise bad_http("a header that must be single is repeated")
-        if self.minor >= 1 and "host" not in headers:
+        if self.version != "1.0" and "host" not in headers:
             raise bad_http("the Host header is missing")
         if self.declared_length is not None and self.declared_length > body_bytes_max:
             raise body_too_large(body_bytes_max)

@@ -94,7 +94,7 @@ class HttpServer:
         """Listen no more, finish what is in flight with `Connection: close`. False if something was cut off."""
         self.draining = True
         self._stop_listening()
-        self._look_over()
+        self.look_over()
         try:
             async with asyncio.timeout(grace_s):
                 await self._nobody.wait()
@@ -140,10 +140,11 @@ class HttpServer:
         return await loop.create_unix_server(lambda: HttpConnection(self, unix=True), sock=listener, backlog=BACKLOG)
 
     def _sweep(self) -> None:
-        self._look_over()
+        self.look_over()
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
-    def _look_over(self) -> None:
+    def look_over(self) -> None:
+        """End what takes too long; runs by itself every SWEEP_S."""
         now_s = self._clock()
         for connection in list(self._connections):
             connection.sweep(now_s)
