@@ -6,11 +6,10 @@ import asyncio
 import contextlib
 import random
 import secrets
-import socket
 from collections.abc import AsyncIterator
 
 import pytest
-from zeroconf import AddressResolverIPv4
+from zeroconf import AddressResolverIPv4, DNSAddress, DNSOutgoing, DNSQuestion
 from zeroconf.asyncio import AsyncZeroconf
 
 from covey_mesh.core.advertisement import Advertisement
@@ -64,7 +63,7 @@ async def test_the_pools_name_on_loopback_survives_garbage() -> None:
     seed = secrets.randbelow(2**32)
     print(f"seed {seed}")
     try:
-        send_garbage(random.Random(seed))
+        send_garbage(random.Random(seed), name.host)
         async with asyncio.timeout(TIMEOUT_S):
             found = AddressResolverIPv4(name.host)
             while not await found.async_request(resolver.zeroconf, 1000):
@@ -76,9 +75,17 @@ async def test_the_pools_name_on_loopback_survives_garbage() -> None:
     assert not name.published
 
 
-def send_garbage(dice: random.Random) -> None:
+def send_garbage(dice: random.Random, host: str) -> None:
+    """Noise, and real questions for `host` with bytes changed, cut or added."""
     loopback = next(one for one in read_interfaces() if one.address == "127.0.0.1")
+    query = DNSOutgoing(0)
+    query.add_question(DNSQuestion(host, 1, 1))
+    query.add_answer_at_time(DNSAddress(host, 1, 1, 10, bytes([127, 0, 0, 1])), 0)
+    question = query.packets()[0]
     with contextlib.closing(open_mdns_socket(loopback)) as sender:
-        for _ in range(300):
-            with contextlib.suppress(BlockingIOError, socket.timeout):
-                sender.sendto(dice.randbytes(dice.randrange(1, 1400)), group_address(loopback))
+        for number in range(600):
+            changed = bytearray(question if number % 2 else dice.randbytes(dice.randrange(1, 1400)))
+            for _ in range(dice.randrange(4)):
+                changed[dice.randrange(len(changed))] = dice.randrange(256)
+            with contextlib.suppress(BlockingIOError):
+                sender.sendto(bytes(changed[: dice.randrange(1, len(changed) + 1)]), group_address(loopback))
