@@ -352,3 +352,21 @@ class _middle:
         changed = await self._change(message, from_new)
         target.write(len(changed).to_bytes(4) + changed)
         await target.drain()
+
+
+@pytest.mark.asyncio
+async def test_the_agents_loop_follows_the_command_line(
+    keeper: Keeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enrolment_port, "CHECK_INTERVAL_S", 0.01)
+    running = asyncio.get_running_loop().create_task(keeper.port.run())
+    another_process = Invitations(keeper.identity, keeper.now)
+    token = another_process.token(another_process.create(), (keeper.address,))
+    async with asyncio.timeout(WAIT_S):
+        while not keeper.port.is_open:
+            await asyncio.sleep(0.01)
+        await join(token, tmp_path / "new", "desk")
+        while keeper.port.is_open:
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)

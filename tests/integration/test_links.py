@@ -33,6 +33,7 @@ from covey_mesh.core.limits import LINK_BACKLOG_BYTES_MAX, STREAM_WINDOW_BYTES
 from covey_mesh.core.messages import Heartbeat, LoadReport, NodeLoad
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.ports import LinkLoss
+from covey_mesh.io.accepting import LINKS_PER_PEER_MAX
 from covey_mesh.io.certificates import dns_name
 from covey_mesh.io.hello import hello_bytes
 from covey_mesh.io.identity import Identity
@@ -410,7 +411,7 @@ async def test_what_is_no_link_is_told_apart(pair: Pair) -> None:
     }
 
 
-LISTENER = """
+OTHER_PROCESS = """
 import asyncio, sys
 from pathlib import Path
 from covey_mesh.io.identity import load
@@ -420,6 +421,8 @@ async def main():
     machine = Machine(load(Path(sys.argv[1])), Node(ends=False))
     await machine.transport.start()
     print(machine.transport.port, flush=True)
+    for address in sys.argv[2:]:
+        machine.transport.dial(address, None)
     await asyncio.Event().wait()
 
 asyncio.run(main())
@@ -435,7 +438,7 @@ async def test_a_dead_or_frozen_process_is_noticed(
     await near.transport.start()
     root = Path(__file__).parents[2]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", LISTENER, str(identities[1].state_dir), stdout=asyncio.subprocess.PIPE, cwd=root
+        sys.executable, "-c", OTHER_PROCESS, str(identities[1].state_dir), stdout=asyncio.subprocess.PIPE, cwd=root
     )
     try:
         assert process.stdout is not None
@@ -464,3 +467,62 @@ async def test_a_dead_or_frozen_process_is_noticed(
             process.kill()
         await process.wait()
         await near.transport.close()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_dead_or_frozen_dialer_is_noticed_by_who_accepted_it(
+    identities: tuple[Identity, Identity], stop: signal.Signals
+) -> None:
+    near = Machine(identities[0])
+    await near.transport.start()
+    root, state_dir = Path(__file__).parents[2], str(identities[1].state_dir)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", OTHER_PROCESS, state_dir, near.address, stdout=asyncio.subprocess.PIPE, cwd=root
+    )
+    try:
+        await near.events.until(lambda: near.events.links)
+        answer = Answer()
+        near.link.open(request(b"half an answer"), answer)
+        async with asyncio.timeout(WAIT_S):
+            await answer.progressed.wait()
+        process.send_signal(stop)
+        await near.events.until(lambda: near.events.losses)
+        assert near.events.losses[0] in (LinkLoss.RESET, LinkLoss.SILENT)
+        assert stop is signal.SIGKILL or near.events.losses == [LinkLoss.SILENT]
+        assert (await answer.wait()).failure is not None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        await near.transport.close()
+
+
+@pytest.mark.asyncio
+async def test_tls_itself_demands_the_machine_that_the_probe_found(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the address led elsewhere between the probe and the dial."""
+
+    async def found_another(*_: object) -> tuple[NodeId, str]:
+        return NodeId("0" * 32), f"ipv4:{pair.far.address}"
+
+    monkeypatch.setattr(pair.near.transport._dialer, "_find", found_another)
+    pair.near.transport.dial(pair.far.address, None)
+    await pair.near.events.until(lambda: pair.near.events.failures)
+    assert pair.near.events.failures[0][1] is LinkLoss.UNTRUSTED
+    assert not pair.far.events.links
+
+
+@pytest.mark.asyncio
+async def test_a_repeated_fault_is_logged_once(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        await _status(_channel(pair, pair.near.identity), METHOD, b"\xff garbage")
+    assert [record.message for record in caplog.records] == ["link refused"]
+
+
+@pytest.mark.asyncio
+async def test_a_machine_holds_a_bounded_number_of_links(pair: Pair) -> None:
+    for _ in range(LINKS_PER_PEER_MAX):
+        await connect(pair.near, pair.far)
+    pair.near.transport.dial(pair.far.address, None)
+    await pair.near.events.until(lambda: pair.near.events.failures)
+    assert "open already" in pair.near.events.failures[0][2]
