@@ -170,6 +170,13 @@ def test_the_cache_gives_what_the_plain_function_gives(
         assert cache.machines(MODEL, now) == machines_of(MODEL, now.members)
 
 
+def test_the_cache_sees_a_change_of_reachability_or_distance_alone() -> None:
+    cache, here = MachineCache(), member(node(1), model_load())
+    for changed in (here, replace(here, reachable=False), replace(here, round_trip_s=0.5)):
+        now = view(changed)
+        assert cache.machines(MODEL, now) == machines_of(MODEL, now.members)
+
+
 def test_the_cache_is_bounded() -> None:
     cache, now = MachineCache(models_max=2), view(member(node(1), model_load()))
     for number in range(10):
