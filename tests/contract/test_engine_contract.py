@@ -20,6 +20,7 @@ LONG = {"stream": True, "ignore_eos": True, "max_tokens": 1500}
 """A stream that lasts until somebody ends it, for all that these tests can tell."""
 
 LENGTHY = b"a b " * 3000
+Body = dict[str, Any] | bytes
 
 
 def opened(

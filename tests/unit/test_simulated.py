@@ -1,0 +1,153 @@
+import json
+
+import pytest
+
+from covey_node.core import simulated_openai as openai
+from covey_node.core.simulated import BatchModel, Fault, FaultKind, SimulatedSettings
+
+
+def run_out(batch: BatchModel) -> list[tuple[float, object, int, bool]]:
+    """Every production with its time, until nothing is due."""
+    found = []
+    while (due_s := batch.due_s()) is not None:
+        found += [(due_s, p.key, p.tokens, p.finished) for p in batch.advance(due_s)]
+        assert len(found) < 100_000
+    return found
+
+
+def batch(**values: object) -> BatchModel:
+    fields = {"prefill_tokens_per_s": 1000.0, "decode_tokens_per_s": 10.0, "batch_slowdown": 0.0} | values
+    return BatchModel(SimulatedSettings(**fields))  # type: ignore[arg-type]
+
+
+def test_first_token_after_prefill_then_one_a_step() -> None:
+    engine = batch()
+    engine.submit("a", 500, 3, 0.0)
+    found = run_out(engine)
+    assert [(k, n, f) for _, k, n, f in found] == [("a", 1, False), ("a", 2, False), ("a", 3, True)]
+    assert [t for t, *_ in found] == pytest.approx([0.5, 0.6, 0.7])
+
+
+@pytest.mark.parametrize(
+    ("prefill", "decoding", "expected_s"), [(0, 0, 0.0), (500, 0, 0.5), (0, 1, 0.1), (0, 11, 0.2), (500, 1, 0.6)]
+)
+def test_duration_of_a_step(prefill: int, decoding: int, expected_s: float) -> None:
+    settings = SimulatedSettings(prefill_tokens_per_s=1000.0, decode_tokens_per_s=10.0, batch_slowdown=0.1)
+    assert settings.step_s(prefill, decoding) == pytest.approx(expected_s)
+
+
+def test_requests_are_decoded_together() -> None:
+    engine = batch()
+    for name in "abcd":
+        engine.submit(name, 10, 10, 0.0)
+    assert run_out(engine)[-1][0] < 10 * 0.1 * 1.3
+
+
+def test_kv_cache_bounds_what_runs_and_order_is_kept() -> None:
+    engine = batch(kv_cache_tokens=100)
+    engine.submit("a", 50, 10, 0.0)
+    engine.submit("b", 50, 10, 0.0)
+    engine.submit("c", 1, 1, 0.0)
+    assert (engine.running, engine.waiting, engine.kv_tokens_free) == (1, 2, 40)
+    finished = [key for _, key, _, done in run_out(engine) if done]
+    assert finished[0] == "a"
+    assert set(finished) == {"a", "b", "c"}
+    assert engine.kv_tokens_free == 100
+
+
+def test_abort_frees_everything() -> None:
+    engine = batch(kv_cache_tokens=100)
+    engine.submit("a", 50, 40, 0.0)
+    engine.submit("b", 50, 40, 0.0)
+    engine.abort("a", 0.01)
+    engine.abort("a", 0.01)
+    engine.abort("b", 0.02)
+    assert (engine.running, engine.waiting, engine.kv_tokens_free) == (0, 0, 100)
+    assert run_out(engine) == []
+
+
+def test_an_embedding_produces_no_token() -> None:
+    engine = batch()
+    engine.submit("a", 100, 0, 0.0)
+    assert [(k, n, f) for _, k, n, f in run_out(engine)] == [("a", 0, True)]
+
+
+def test_full_by_limit_and_by_fault() -> None:
+    engine = batch(queue_limit=1)
+    assert not engine.full
+    engine.submit("a", 1, 1, 0.0)
+    assert engine.full
+    other = batch()
+    other.inject(Fault(FaultKind.REFUSE))
+    assert other.full
+    other.heal()
+    assert not other.full
+
+
+@pytest.mark.parametrize("kind", [FaultKind.DIE, FaultKind.HANG])
+@pytest.mark.parametrize("after", [0, 1, 4])
+def test_die_and_hang_strike_after_so_many_tokens(kind: FaultKind, after: int) -> None:
+    engine = batch()
+    engine.inject(Fault(kind, after))
+    engine.submit("a", 10, 10, 0.0)
+    assert len(run_out(engine)) == after
+    assert (engine.died, engine.hung) == (kind is FaultKind.DIE, kind is FaultKind.HANG)
+
+
+def test_stop_mid_stream_silences_that_stream() -> None:
+    engine = batch()
+    engine.inject(Fault(FaultKind.STOP_MID_STREAM, 3))
+    engine.submit("a", 10, 10, 0.0)
+    engine.submit("b", 10, 2, 0.0)
+    counts = {key: tokens for _, key, tokens, _ in run_out(engine)}
+    assert counts == {"a": 3, "b": 2}
+    assert engine.running == 1
+
+
+def call(**fields: object) -> openai.Call:
+    body = {"model": "m", "messages": [{"role": "user", "content": "one two"}], "max_tokens": 20} | fields
+    return openai.parse("/v1/chat/completions", json.dumps(body).encode(), "m", False, 1000)
+
+
+def test_text_follows_from_seed_and_prompt() -> None:
+    assert openai.text(call(), 1, 20) == openai.text(call(), 1, 20)
+    assert openai.text(call(), 1, 20) != openai.text(call(), 2, 20)
+    other = call(messages=[{"role": "user", "content": "three"}])
+    assert openai.text(call(), 1, 20) != openai.text(other, 1, 20)
+
+
+@pytest.mark.parametrize("cut", range(1, 20))
+def test_a_continued_answer_goes_on_as_if_never_cut(cut: int) -> None:
+    whole = openai.text(call(), 7, 20)
+    partial = openai.text(call(), 7, cut)
+    messages = [{"role": "user", "content": "one two"}, {"role": "assistant", "content": partial}]
+    rest = call(messages=messages, continue_final_message=True, add_generation_prompt=False, max_tokens=20 - cut)
+    assert partial + openai.text(rest, 7, rest.output_tokens) == whole
+
+
+def test_a_partial_answer_is_only_continued_when_asked_for() -> None:
+    messages = [{"role": "user", "content": "one two"}, {"role": "assistant", "content": "the wing"}]
+    assert call(messages=messages).skip == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/v1/nothing", b"{}", 404),
+        ("/v1/embeddings", b'{"input": "a"}', 404),
+        ("/v1/chat/completions", b"\xff", 400),
+        ("/v1/chat/completions", b'"text"', 400),
+        ("/v1/chat/completions", b'{"messages": []}', 400),
+        ("/v1/chat/completions", b'{"messages": [1]}', 400),
+        ("/v1/chat/completions", b'{"model": "x", "messages": [{}]}', 404),
+        ("/v1/chat/completions", b'{"messages": [{}], "max_tokens": 0}', 400),
+        ("/v1/chat/completions", b'{"messages": [{}], "max_tokens": "many"}', 400),
+        ("/v1/completions", b'{"prompt": 7}', 400),
+        ("/v1/completions", b'{"prompt": "' + b"a " * 2000 + b'"}', 400),
+    ],
+)
+def test_mistakes(path: str, body: bytes, status: int) -> None:
+    with pytest.raises(openai.CallError) as caught:
+        openai.parse(path, body, "m", False, 1000)
+    assert caught.value.status == status
+    assert json.loads(caught.value.body)["error"]["code"] == status
