@@ -80,7 +80,7 @@ def test_faster_machines_get_more_and_no_machine_gets_all() -> None:
 
 def test_the_draw_is_by_speed() -> None:
     """By speed the fast machine is among the two drawn in about 3 of 4 cases; evenly, in 2 of 11."""
-    placed = spread({1: 100.0} | {n: 10.0 for n in range(2, 12)}, Counter(), 300, keep=False)
+    placed = spread({1: 100.0} | dict.fromkeys(range(2, 12), 10.0), Counter(), 300, keep=False)
     assert placed[node(1)] > 180, placed
 
 
