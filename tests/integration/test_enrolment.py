@@ -363,10 +363,10 @@ async def test_the_agents_loop_follows_the_command_line(
     another_process = Invitations(keeper.identity, keeper.now)
     token = another_process.token(another_process.create(), (keeper.address,))
     async with asyncio.timeout(WAIT_S):
-        while not keeper.port.is_open:
+        while not keeper.port.is_open:  # noqa: ASYNC110 - as a person would: the port tells nobody
             await asyncio.sleep(0.01)
         await join(token, tmp_path / "new", "desk")
-        while keeper.port.is_open:
+        while keeper.port.is_open:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
