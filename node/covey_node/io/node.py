@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, ResponseSink, Upstream
-from covey_mesh.core.facts import EngineState, ModelLoad, NodeLoad, Task
+from covey_mesh.core.facts import ModelLoad, NodeLoad, Task
 from covey_mesh.core.names import NodeId
 from covey_node.core.engine import Engine
 from covey_node.core.settings import ModelSpec, NodeSettings, SettingsError
@@ -62,7 +62,6 @@ class Node:
         self._draining = False
         self._stopped = False
         self._sequence = 0
-        self._dirty = False
         self._published_s = float("-inf")
         self._publish_timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -174,14 +173,13 @@ class Node:
         runtime_files.sweep(folder)
 
     def _own_processes(self) -> frozenset[int]:
-        tokens = {model.process_token for model in self._served.values()} - {None}
+        tokens = {model.process_token for model in list(self._served.values())}  # called on the NVML thread
         return frozenset(pid for token in tokens if token for pid in runtime_files.processes_of(token))
 
     # Reports.
 
     def _changed(self) -> None:
         """Publish soon: at once if the last report is old enough, else when it is."""
-        self._dirty = True
         if self._publish_timer is None and not self._stopped:
             loop = asyncio.get_running_loop()
             wait_s = max(0.0, self._published_s + PUBLISH_EVERY_S_MIN - self._clock())
@@ -189,7 +187,6 @@ class Node:
 
     def _publish_now(self) -> None:
         self._publish_timer = None
-        self._dirty = False
         self._sequence += 1
         self._published_s = self._clock()
         self._publish(self.load())
@@ -220,6 +217,3 @@ def _card_task(spec: ModelSpec) -> Task:
     except ModelCardError:
         card = ModelCard()
     return card.task or Task.GENERATE
-
-
-__all__ = ["EngineState", "Node"]

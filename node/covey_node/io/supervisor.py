@@ -84,6 +84,14 @@ class Supervisor:
         self._settled.set()
 
     async def _supervise(self) -> None:
+        try:
+            await self._live_and_die()
+        except Exception:  # our own bug: told loudly, and nobody waits for this engine for ever
+            self._tell("covey failed while supervising this engine; see its log")
+            self._settled.set()
+            raise
+
+    async def _live_and_die(self) -> None:
         while True:
             cause, hopeless = await self._one_life()
             retry = self.lifecycle.ended(self._clock(), hopeless=hopeless)
