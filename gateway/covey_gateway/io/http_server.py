@@ -87,7 +87,11 @@ class HttpServer:
         self._servers.append(tcp)
         self.port = tcp.sockets[0].getsockname()[1]
         if settings.unix_path:
-            self._servers.append(await self._listen_unix(settings.unix_path))
+            try:
+                self._servers.append(await self._listen_unix(settings.unix_path))
+            except OSError:
+                self._stop_listening()
+                raise
         self._sweep()
 
     async def drain(self, grace_s: float) -> bool:
