@@ -91,7 +91,7 @@ class Runner:
 
     def _beat(self, finished: threading.Event, lines: list[str], started: float) -> None:
         while not finished.wait(1.0 if self._terminal else BEAT_S):
-            latest = next((line for line in reversed(lines) if line), "starting")
+            latest = next((line for line in reversed(lines) if line and not line.startswith("WARNING")), "starting")
             self._say(f"    {time.monotonic() - started:4.0f} s  {latest[:90]}")
 
     def _say(self, text: str, last: bool = False) -> None:
@@ -263,7 +263,14 @@ def advice(output: str) -> str:
     tail = "\n".join(output.splitlines()[-12:])
     if "No space left" in output:
         return f"{tail}\n\nThe disk is full: about 6 GB are needed. Free some and start this command again."
-    network = ("Temporary failure in name resolution", "Connection refused", "ConnectTimeout", "NewConnectionError")
+    network = (
+        "Temporary failure in name resolution",
+        "Name or service not known",
+        "Connection refused",
+        "ConnectTimeout",
+        "NewConnectionError",
+        "dns error",
+    )
     if any(sign in output for sign in network):
         return f"{tail}\n\nThe package index was not reached. Check the network (and pip's proxy), then start again."
     return f"{tail}\n\nThe whole output is in .cache/setup.log. Starting this command again is safe."
