@@ -34,11 +34,12 @@ class Agent:
     folder: Path
     reports: list[dict[str, Any]] = field(default_factory=list)
 
-    def tokens(self) -> list[str]:
-        return [json.loads(note.read_text())["token"] for note in self.folder.glob("*.engine")]
+    def notes(self) -> list[runtime_files.Note]:
+        found = [runtime_files.read_note(path) for path in self.folder.glob("*.engine")]
+        return [note for note in found if note is not None]
 
     def engine_processes(self) -> list[int]:
-        return [pid for token in self.tokens() for pid in runtime_files.processes_of(token)]
+        return [pid for note in self.notes() for pid in note.processes()]
 
     async def until(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The next report of which the condition holds."""
@@ -64,12 +65,15 @@ async def agent() -> AsyncIterator[Agent]:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-            for token in started.tokens():
-                runtime_files.kill_all(token)
+            for note in started.notes():
+                note.kill_all()
 
 
-def name_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+def process_named(pids: list[int], part: str) -> int:
+    names = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode() for pid in pids}
+    found = [pid for pid, name in names.items() if part in name]
+    assert len(found) == 1, names
+    return found[0]
 
 
 async def gone(pids: list[int], within_s: float) -> list[int]:
@@ -88,7 +92,7 @@ async def test_engines_die_and_are_replaced(agent: Agent) -> None:
     await agent.until(lambda report: report["state"] == "ready")
 
     first = agent.engine_processes()
-    serving = next(pid for pid in first if "serve" in name_of(pid))
+    serving = process_named(first, "serve")
     os.kill(serving, signal.SIGKILL)
     report = await agent.until(lambda report: report["state"] == "backing-off")
     assert "SIGKILL" in report["detail"]
@@ -97,7 +101,7 @@ async def test_engines_die_and_are_replaced(agent: Agent) -> None:
     assert report["restarts"] == 1
 
     second = agent.engine_processes()
-    core = next(pid for pid in second if "EngineCore" in name_of(pid))
+    core = process_named(second, "EngineCore")
     os.kill(core, signal.SIGKILL)
     await agent.until(lambda report: report["state"] == "backing-off")
     report = await agent.until(lambda report: report["state"] == "ready")

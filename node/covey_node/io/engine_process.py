@@ -6,7 +6,6 @@ Not here: what the process is (vllm.py) and whether it is to be started again (s
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import signal
 import sys
@@ -19,7 +18,7 @@ from covey_node.io import runtime_files
 
 LAUNCHER = (sys.executable, "-m", "covey_engine_plugin.launch")
 TERMINATE_S_MAX = 10.0
-"""Between SIGTERM, with nothing in flight, and SIGKILL of the whole group."""
+"""Between SIGTERM, with nothing in flight, and SIGKILL of the whole session."""
 
 
 class EngineProcess(asyncio.SubprocessProtocol):
@@ -31,6 +30,7 @@ class EngineProcess(asyncio.SubprocessProtocol):
         self.socket_path = runtime_files.socket_path(folder, self.token)
         self.tail = Tail()
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.note = runtime_files.Note.of_this_process(self.token)
         self._on_line = on_line
         self._transport: asyncio.SubprocessTransport | None = None
 
@@ -40,7 +40,7 @@ class EngineProcess(asyncio.SubprocessProtocol):
 
     async def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Call from the main thread: the kernel ties the child to the thread that forks it. Raises OSError."""
-        runtime_files.Note.of_this_process(self.token).write(self.folder)
+        self.note.write(self.folder)
         await asyncio.get_running_loop().subprocess_exec(
             lambda: self,
             *LAUNCHER,
@@ -51,34 +51,27 @@ class EngineProcess(asyncio.SubprocessProtocol):
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,  # a terminal's Ctrl-C is for the agent, which then stops the engine in order
         )
+        if self.pid is not None:
+            self.note = self.note.with_leader(self.pid)
+            self.note.write(self.folder)
 
     async def end(self) -> None:
-        """SIGTERM, then SIGKILL of all that is left, notes and socket removed. Safe to call twice."""
+        """SIGTERM, then SIGKILL of the whole session, note and socket removed. Safe to call twice."""
         if self._transport is not None:
             if not self.died.done():
                 self._signal(signal.SIGTERM)
                 await asyncio.wait([self.died], timeout=TERMINATE_S_MAX)
-            self._kill_group()
+            self.note.kill_all()
             if not self.died.done():
                 await asyncio.wait([self.died], timeout=TERMINATE_S_MAX)
             self._transport.close()
-        runtime_files.kill_all(self.token)
+        self.note.kill_all()
         runtime_files.forget(self.folder, self.token)
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._transport is not None
         try:
             self._transport.send_signal(number)
-        except ProcessLookupError:
-            pass
-
-    def _kill_group(self) -> None:
-        """The group outlives its leader; its id is not reused while a member lives."""
-        pid = self.pid
-        if pid is None or not runtime_files.processes_of(self.token):
-            return
-        try:
-            os.killpg(pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
 

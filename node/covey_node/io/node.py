@@ -173,8 +173,8 @@ class Node:
         runtime_files.sweep(folder)
 
     def _own_processes(self) -> frozenset[int]:
-        tokens = {model.process_token for model in list(self._served.values())}  # called on the NVML thread
-        return frozenset(pid for token in tokens if token for pid in runtime_files.processes_of(token))
+        """Called on the NVML thread: works on a copy of the table."""
+        return frozenset(pid for model in list(self._served.values()) for pid in model.process_ids())
 
     # Reports.
 

@@ -1,8 +1,9 @@
 """The private folder of sockets and process notes, and the sweep of what a killed agent left behind.
 
-A note says which agent (process id and start time) started which engine, and a random token that stands in the
-environment of every process of that engine. The sweep ends exactly the processes that carry the token of a note whose
-agent is gone: never another agent's, never a user's own vLLM, whatever process ids were reused.
+A note says which agent (process id and start time) started which engine, and how to know the engine's processes: they
+share the session of the first one (the kernel does not reuse a session's id while a member lives), or carry a random
+token in their environment (which a process that sets its own title overwrites, as vLLM's do). The sweep ends exactly
+the processes of a note whose agent is gone: never another agent's, never a user's own vLLM, whatever ids were reused.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import os
 import signal
 import stat
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+import msgspec
 
 log = logging.getLogger(__name__)
 
@@ -67,23 +70,64 @@ def socket_path(folder: Path, token: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Which agent started the engine with this token."""
+    """Which agent started the engine with this token; `leader_pid` is the engine's first process, 0 before it is
+    known. Start times are of started_at, comparable within one boot."""
 
     token: str
+    boot_id: str
     agent_pid: int
     agent_started: int
+    leader_pid: int = 0
+    leader_started: int = 0
 
     @staticmethod
     def of_this_process(token: str) -> Note:
-        return Note(token, os.getpid(), started_at(os.getpid()) or 0)
+        """For an engine that is about to be started."""
+        return Note(token, boot_id(), os.getpid(), started_at(os.getpid()) or 0)
+
+    def with_leader(self, pid: int) -> Note:
+        """Its first process, a session leader, runs now."""
+        return replace(self, leader_pid=pid, leader_started=started_at(pid) or 0)
 
     def write(self, folder: Path) -> None:
-        text = json.dumps({"token": self.token, "agent_pid": self.agent_pid, "agent_started": self.agent_started})
-        (folder / f"{self.token[:12]}.engine").write_text(text)
+        path = folder / f"{self.token[:12]}.engine"
+        path.with_suffix(".new").write_text(json.dumps(asdict(self)))
+        path.with_suffix(".new").replace(path)
 
     @property
     def agent_lives(self) -> bool:
-        return started_at(self.agent_pid) == self.agent_started
+        return self.boot_id == boot_id() and started_at(self.agent_pid) == self.agent_started
+
+    def processes(self) -> list[int]:
+        """The engine's living processes."""
+        if self.boot_id != boot_id():
+            return []
+        session = self.leader_pid if started_at(self.leader_pid) in (None, self.leader_started) else 0
+        return [pid for pid in _process_ids() if self._is_ours(pid, session)]
+
+    def _is_ours(self, pid: int, session: int) -> bool:
+        if session and _session_of(pid) == session:
+            return True
+        try:
+            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:  # gone meanwhile, or another user's
+            return False
+        return TOKEN_VARIABLE + self.token.encode("ascii") in variables and started_at(pid) is not None
+
+    def kill_all(self) -> int:
+        """SIGKILL to every process of the engine; returns how many."""
+        pids = self.processes()
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        return len(pids)
+
+
+def boot_id() -> str:
+    """Random per boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def forget(folder: Path, token: str) -> None:
@@ -94,62 +138,49 @@ def forget(folder: Path, token: str) -> None:
 
 def started_at(pid: int) -> int | None:
     """Start time in clock ticks since boot: tells a process from a later one with the same id. None: no such one."""
+    fields = _stat(pid)
+    return int(fields[19]) if fields else None
+
+
+def _session_of(pid: int) -> int | None:
+    fields = _stat(pid)
+    return int(fields[3]) if fields else None
+
+
+def _stat(pid: int) -> list[bytes] | None:
+    """/proc/PID/stat after the name (proc(5)); None for what is gone or only waits to be reaped."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()
     except (OSError, IndexError):
         return None
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+    return None if fields[0] in (b"Z", b"X") else fields
 
 
-def processes_of(token: str) -> list[int]:
-    """Living processes with this token in their environment."""
-    wanted = TOKEN_VARIABLE + token.encode("ascii")
-    found = []
-    for entry in os.scandir("/proc"):
-        if not entry.name.isdecimal():
-            continue
-        try:
-            variables = Path(entry.path, "environ").read_bytes().split(b"\0")
-        except OSError:  # gone meanwhile, or another user's
-            continue
-        if wanted in variables and started_at(int(entry.name)) is not None:
-            found.append(int(entry.name))
-    return found
-
-
-def kill_all(token: str) -> int:
-    """SIGKILL to every process of that engine; returns how many."""
-    pids = processes_of(token)
-    for pid in pids:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-    return len(pids)
+def _process_ids() -> list[int]:
+    with os.scandir("/proc") as entries:
+        return [int(entry.name) for entry in entries if entry.name.isdecimal()]
 
 
 def sweep(folder: Path) -> int:
     """Ends the engines of agents that are gone; returns how many processes that were."""
     killed = 0
     for path in folder.glob("*.engine"):
-        note = _read(path)
+        note = read_note(path)
         if note is None:
             path.unlink(missing_ok=True)
         elif not note.agent_lives:
-            killed += kill_all(note.token)
+            killed += note.kill_all()
             forget(folder, note.token)
     if killed:
         log.warning("ended %d engine processes that a killed agent had left", killed)
     return killed
 
 
-def _read(path: Path) -> Note | None:
+def read_note(path: Path) -> Note | None:
+    """None for what is no note."""
     try:
         with path.open("rb") as file:
-            values = json.loads(file.read(NOTE_BYTES_MAX))
-        token = values["token"]
-        if not (isinstance(token, str) and len(token) >= 16 and token.isalnum()):
-            return None
-        return Note(token, int(values["agent_pid"]), int(values["agent_started"]))
-    except (OSError, ValueError, KeyError, TypeError):
+            note = msgspec.json.decode(file.read(NOTE_BYTES_MAX), type=Note)
+    except (OSError, msgspec.DecodeError):
         return None
+    return note if len(note.token) >= 16 and note.token.isalnum() and note.token.isascii() else None

@@ -16,6 +16,7 @@ from covey_node.core.engine import Engine, EngineInfo
 from covey_node.core.meter import Meter, Metered
 from covey_node.core.settings import ModelSpec
 from covey_node.io.supervisor import Supervisor
+from covey_node.io.vllm import VllmEngine
 
 EVENT_MARK = b"data: "
 """Begins each event of a stream: one token, nearly always (vLLM joins tokens only when the reader lags)."""
@@ -157,10 +158,10 @@ class ServedModel:
         self._attempts: dict[Ticket, Attempt] = {}
         self.supervisor = Supervisor(spec.name, make_engine, clock, changed)
 
-    @property
-    def process_token(self) -> str | None:
-        """What marks this engine's processes; None where it has none."""
-        return getattr(self.supervisor.engine, "process_token", None)
+    def process_ids(self) -> list[int]:
+        """Of its engine; none for one without processes of its own. May be called from any thread."""
+        engine = self.supervisor.engine
+        return engine.process_ids() if isinstance(engine, VllmEngine) else []
 
     def open(self, request: ForwardedRequest, sink: ResponseSink) -> Upstream:
         """Admission first, then the engine."""

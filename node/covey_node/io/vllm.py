@@ -104,10 +104,9 @@ class VllmEngine:
         """Of the serving process, once started."""
         return self._process.pid if self._process is not None else None
 
-    @property
-    def process_token(self) -> str | None:
-        """What stands in the environment of all its processes."""
-        return self._process.token if self._process is not None else None
+    def process_ids(self) -> list[int]:
+        """All its living processes. Reads /proc; may be called from any thread."""
+        return self._process.note.processes() if self._process is not None else []
 
     def _line(self, line: str) -> None:
         self._heard_s = time.monotonic()
