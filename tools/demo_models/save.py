@@ -51,6 +51,7 @@ def save_chat_model(model: LlamaForCausalLM, tokenizer: Tokenizer, place: Path) 
             },
         )
         shutil.copy(_CARDS / "chat.md", folder / "MODEL_CARD.md")
+        shutil.copy(_CARDS / "chat.json", folder / "covey.json")
 
 
 def save_embedding_model(model: BertModel, tokenizer: Tokenizer, place: Path) -> None:
@@ -93,6 +94,7 @@ def save_embedding_model(model: BertModel, tokenizer: Tokenizer, place: Path) ->
             {"max_seq_length": train_embed.CONTEXT_TOKENS, "do_lower_case": False},
         )
         shutil.copy(_CARDS / "embed.md", folder / "MODEL_CARD.md")
+        shutil.copy(_CARDS / "embed.json", folder / "covey.json")
 
 
 def _save_weights(model: LlamaForCausalLM | BertModel, folder: Path) -> None:
