@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import json
 import multiprocessing
 import random
@@ -158,10 +159,15 @@ def serve(kind: str, chunks: int, pipe: Connection) -> None:
             pipe.send(listener.sockets[0].getsockname()[1])
         else:
             pipe.send((await start_gateway(loop, chunks)).port)
-        loop.add_reader(pipe.fileno(), lambda: (pipe.recv(), pipe.send(cpu_s())))
+        loop.add_reader(pipe.fileno(), answer_cpu, pipe)
         await asyncio.Event().wait()
 
     uvloop.run(main())
+
+
+def answer_cpu(pipe: Connection) -> None:
+    pipe.recv()
+    pipe.send(cpu_s())
 
 
 async def start_gateway(loop: asyncio.AbstractEventLoop, chunks: int) -> HttpServer:
@@ -174,7 +180,7 @@ async def start_gateway(loop: asyncio.AbstractEventLoop, chunks: int) -> HttpSer
         RequestSettings(),
         observer,
         choose_alone,
-        timers,  # type: ignore[arg-type]
+        timers,
     )
     pages = StandardPages(mesh.view, lambda: b"", 0).routes()
     server = HttpServer(runner, KeyRing({}), pages, HttpSettings(port=0), observer, time.monotonic)
@@ -214,11 +220,10 @@ class Client(asyncio.Protocol):
 async def drive(port: int, stream: bool, requests: int, clients: int) -> None:
     loop = asyncio.get_running_loop()
     finished = [loop.create_future() for _ in range(clients)]
+    data, each = request_bytes(stream), requests // clients
     for future in finished:
-        done: Callable[[], None] = lambda future=future: future.set_result(None)  # noqa: E731
-        await loop.create_connection(
-            lambda done=done: Client(request_bytes(stream), requests // clients, done), "127.0.0.1", port
-        )
+        done = functools.partial(future.set_result, None)
+        await loop.create_connection(functools.partial(Client, data, each, done), "127.0.0.1", port)
     await asyncio.gather(*finished)
 
 
@@ -233,10 +238,10 @@ def measure(kind: str, args: argparse.Namespace) -> tuple[float, float]:
         def cost(stream: bool, requests: int) -> float:
             uvloop.run(drive(port, stream, max(args.clients, requests // 10), args.clients))
             ours.send(None)
-            before = ours.recv()
+            before = float(ours.recv())
             uvloop.run(drive(port, stream, requests, args.clients))
             ours.send(None)
-            return float(ours.recv() - before) / (requests // args.clients * args.clients) * 1e6
+            return (float(ours.recv()) - before) / (requests // args.clients * args.clients) * 1e6
 
         whole_us = cost(False, args.requests)
         stream_us = cost(True, max(args.clients, args.requests // args.chunks * 4))
