@@ -3,7 +3,7 @@
 A file is comments (#), lines of events, a line of dashes, and the trace that the events must produce. Events:
 
     machines A B C              named by one hexadecimal letter each, in the order of their ids
-    SECONDS start A             also: kill, power-off, freeze, thaw, stop, forget-disk
+    SECONDS start A             also: kill, power-off, freeze, thaw, stop
     SECONDS partition A | B C   sides that do not hear each other;  SECONDS heal
     SECONDS end
 
@@ -122,9 +122,10 @@ class Story:
 
         election.step = traced
         assert machine.mesh is not None
-        machine.mesh.subscribe(
-            _LostLinks(lambda peer, loss: self._tell(f"{name} lost {self._name(peer)}: {loss.value}"))
-        )
+        machine.mesh.subscribe(_LostLinks(lambda peer, loss: self._tell_lost(name, peer, loss)))
+
+    def _tell_lost(self, name: str, peer: NodeId, loss: LinkLoss) -> None:
+        self._tell(f"{name} lost {self._name(peer)}: {loss.value}")
 
     def _tell_effects(self, name: str, effects: Iterable[Any]) -> None:
         for effect in effects:

@@ -40,7 +40,7 @@ class PeerCache:
                 return decode(file.read(FILE_BYTES_MAX + 1))
         except FileNotFoundError:
             return []
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             _log.warning(
                 "the list of known machines cannot be read and is ignored; it is rebuilt as machines are met",
                 extra={"file": str(self._path), "cause": str(error)},

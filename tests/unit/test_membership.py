@@ -1,0 +1,389 @@
+"""Who is in the pool: links, hints, reports, one event at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from covey_mesh.core.ballot import Ballot
+from covey_mesh.core.effects import CloseLink, Dial, MemberLost, Send, TellElection
+from covey_mesh.core.events import (
+    DialFailed,
+    Hinted,
+    InUse,
+    LeaderChanged,
+    LinkDown,
+    LinkUp,
+    MembershipReceived,
+    OwnFactsChanged,
+    PeerGone,
+    PeerLinked,
+    PeerUnlinked,
+    Published,
+    Tick,
+)
+from covey_mesh.core.facts import Member, NodeFacts, NodeLoad
+from covey_mesh.core.membership import ADDRESS_HINTS_MAX, Membership
+from covey_mesh.core.messages import FactsReport, Heartbeat, LoadReport, PeerList, ViewReport
+from covey_mesh.core.names import NodeId
+from covey_mesh.core.ports import LinkLoss
+from covey_mesh.core.timing import LAN
+
+A, B, C, D = (NodeId(letter * 32) for letter in "abcd")
+HOST = {A: "10.0.0.1:7420", B: "10.0.0.2:7420", C: "10.0.0.3:7420", D: "10.0.0.4:7420"}
+
+
+def facts(node_id: NodeId, incarnation: int = 1) -> NodeFacts:
+    return NodeFacts(node_id, node_id[:1], "0", 1, incarnation, (HOST[node_id],))
+
+
+class Machine:
+    """B's membership, with a clock that only moves when told."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self.links = 0
+        self.membership = Membership(facts(B), LAN, self.now_s, lambda: 0.0)
+
+    def does(self, event: Any) -> list[Any]:
+        return list(self.membership.step(self.now_s, event))
+
+    def later(self, seconds: float) -> list[Any]:
+        """Lets time pass, waking whenever asked to."""
+        effects, end_s = [], self.now_s + seconds
+        while self.membership.wake_at_s <= end_s:
+            self.now_s = max(self.now_s, self.membership.wake_at_s)
+            effects += self.does(Tick())
+        self.now_s = end_s
+        return effects
+
+    def link(self, peer: NodeId, dialed: bool = True, incarnation: int = 1, address: str = "") -> tuple[int, list[Any]]:
+        self.links += 1
+        address = address or (HOST[peer] if dialed else HOST[peer].partition(":")[0])
+        return self.links, self.does(LinkUp(self.links, facts(peer, incarnation), dialed, address))
+
+    def hears(self, sender: NodeId, message: Any) -> list[Any]:
+        return self.does(MembershipReceived(sender, message))
+
+    def follow(self, leader: NodeId | None, counter: int = 1) -> list[Any]:
+        return self.does(LeaderChanged(leader, Ballot(counter, leader or NodeId(""))))
+
+    def reachable(self) -> set[NodeId]:
+        return {node_id for node_id, member in self.membership.view(self.now_s).members.items() if member.reachable}
+
+
+def told(effects: list[Any]) -> list[Any]:
+    return [effect.event for effect in effects if isinstance(effect, TellElection)]
+
+
+def dials(effects: list[Any]) -> list[str]:
+    return [effect.address for effect in effects if isinstance(effect, Dial)]
+
+
+def sent(effects: list[Any], kind: type, to: NodeId | None = None) -> list[Any]:
+    return [e.message for e in effects if isinstance(e, Send) and isinstance(e.message, kind) and to in (None, e.to)]
+
+
+# --- hints and dials --------------------------------------------------------------------------------------------------
+
+
+def test_a_hint_is_dialed_and_lists_nobody() -> None:
+    machine = Machine()
+    assert dials(machine.does(Hinted((HOST[C],), C))) == [HOST[C]]
+    assert machine.reachable() == {B}
+
+
+def test_on_first_hints_the_higher_id_waits_a_little_for_the_other_to_dial() -> None:
+    machine = Machine()
+    assert dials(machine.does(Hinted((HOST[A],), A))) == []
+    assert dials(machine.later(LAN.dial_courtesy_s)) == [HOST[A]]
+
+
+@pytest.mark.parametrize("claimed", [B, NodeId("short"), NodeId("Z" * 32)], ids=["oneself", "short", "no hex"])
+def test_hints_that_make_no_sense_are_ignored(claimed: NodeId) -> None:
+    machine = Machine()
+    assert machine.does(Hinted((HOST[C],), claimed)) == []
+    assert len(machine.membership.peers) == 0
+
+
+def test_address_hints_are_bounded_and_retried_for_ever_if_a_person_gave_them() -> None:
+    machine = Machine()
+    machine.does(Hinted((HOST[C],), None, pinned=True))
+    machine.does(Hinted(tuple(f"10.1.0.{n}:1" for n in range(200)), None))
+    assert len(machine.membership._hints) == ADDRESS_HINTS_MAX
+    count = 0
+    for _ in range(300):
+        for address in dials(machine.later(1.0)) or [HOST[C]]:
+            count += address == HOST[C]
+            machine.does(DialFailed(address, LinkLoss.SILENT))
+    assert count > 100
+    assert list(machine.membership._hints) == [HOST[C]], "unproven ones are dropped"
+
+
+def test_an_address_where_we_answer_ourselves_is_forgotten() -> None:
+    machine = Machine()
+    machine.does(Hinted(("127.0.0.1:7420",), None, pinned=True))
+    number, effects = machine.link(B, address="127.0.0.1:7420")
+    assert CloseLink(number, LinkLoss.CLOSED) in effects
+    assert dials(machine.later(30.0)) == []
+
+
+def test_a_false_address_for_a_real_machine_costs_one_dial() -> None:
+    machine = Machine()
+    machine.does(Hinted(("10.6.6.6:1", HOST[C]), C))
+    effects = machine.does(DialFailed("10.6.6.6:1", LinkLoss.UNTRUSTED))
+    assert dials(effects + machine.later(1.0)) == [HOST[C]]
+
+
+def test_machines_seen_recently_are_dialed_every_second_at_the_latest() -> None:
+    machine = Machine()
+    number, _ = machine.link(C)
+    machine.now_s += 60
+    tried = dials(machine.does(LinkDown(number, LinkLoss.SILENT)))
+    for _ in range(30):
+        machine.does(DialFailed(HOST[C], LinkLoss.SILENT))
+        tried += dials(machine.later(LAN.dial_backoff_max_s))
+    assert len(tried) >= 31
+
+
+# --- links ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_link_makes_a_member_and_exchanges_peer_lists_and_loads() -> None:
+    machine = Machine()
+    machine.does(Published(NodeLoad(B, 1, 5)))
+    machine.link(A)
+    _, effects = machine.link(C, dialed=False)
+    assert told(effects)[0] == PeerLinked(C)
+    assert sent(effects, PeerList, C) == [PeerList((facts(A),))]
+    assert sent(effects, LoadReport, C) == [LoadReport(NodeLoad(B, 1, 5))]
+    assert machine.reachable() == {A, B, C}
+
+
+def test_a_lost_link_is_redialed_at_once_and_refusal_proves_the_process_gone() -> None:
+    machine = Machine()
+    number, _ = machine.link(C)
+    machine.now_s += 10
+    effects = machine.does(LinkDown(number, LinkLoss.RESET))
+    assert told(effects) == [PeerUnlinked(C)]
+    assert MemberLost(C, LinkLoss.RESET) in effects
+    assert dials(effects) == [HOST[C]]
+    assert machine.reachable() == {B}
+    assert PeerGone(C) in told(machine.does(DialFailed(HOST[C], LinkLoss.REFUSED)))
+
+
+@pytest.mark.parametrize(
+    ("address", "loss"), [(HOST[C], LinkLoss.SILENT), (HOST[C], LinkLoss.UNTRUSTED), ("10.9.9.9:1", LinkLoss.REFUSED)]
+)
+def test_no_other_failure_proves_that(address: str, loss: LinkLoss) -> None:
+    machine = Machine()
+    number, _ = machine.link(C)
+    machine.does(Hinted(("10.9.9.9:1",), C))
+    machine.now_s += 10
+    effects = machine.does(LinkDown(number, LinkLoss.RESET))
+    if address != HOST[C]:
+        machine.does(DialFailed(HOST[C], LinkLoss.SILENT))
+        effects = machine.later(1.0)
+    assert address in dials(effects)
+    assert PeerGone(C) not in told(machine.does(DialFailed(address, loss)))
+
+
+def test_a_new_incarnation_replaces_at_once_and_proves_the_old_one_gone() -> None:
+    machine = Machine()
+    old, _ = machine.link(C)
+    new, effects = machine.link(C, dialed=False, incarnation=2)
+    assert CloseLink(old, LinkLoss.RESTARTED) in effects
+    assert told(effects)[:2] == [PeerGone(C), PeerLinked(C)]
+    assert machine.membership.link_to(C) == new
+    assert machine.does(LinkDown(old, LinkLoss.RESTARTED)) == []
+    assert C in machine.reachable()
+
+
+def test_of_a_simultaneous_dial_one_link_stays_and_the_other_lingers() -> None:
+    machine = Machine()
+    dialed, _ = machine.link(C, dialed=True)
+    accepted, effects = machine.link(C, dialed=False)
+    assert machine.membership.link_to(C) == dialed, "B is the lower id: its own dial stays"
+    assert not [e for e in effects if isinstance(e, CloseLink)]
+    assert CloseLink(accepted, LinkLoss.REPLACED) in machine.later(LAN.replaced_linger_s)
+
+
+def test_a_silent_link_is_closed_and_an_answer_prevents_it() -> None:
+    machine = Machine()
+    number, _ = machine.link(C)
+    for _ in range(10):
+        for heartbeat in sent(machine.later(1.0), Heartbeat, C):
+            machine.membership.heard(number, machine.now_s)
+            machine.hears(C, Heartbeat(echo=heartbeat.token))
+    assert C in machine.reachable()
+    assert CloseLink(number, LinkLoss.SILENT) in machine.later(LAN.idle_heartbeat_s + LAN.answer_deadline_s + 0.01)
+    assert C not in machine.reachable()
+
+
+def test_a_link_in_use_is_asked_sooner() -> None:
+    machine = Machine()
+    number, _ = machine.link(C)
+    machine.does(InUse(C, True))
+    assert CloseLink(number, LinkLoss.SILENT) in machine.later(LAN.link_heartbeat_s + LAN.answer_deadline_s + 0.01)
+
+
+def test_our_own_stall_accuses_nobody() -> None:
+    machine = Machine()
+    number, _ = machine.link(C)
+    machine.later(1.1)
+    machine.now_s += 30.0
+    assert CloseLink(number, LinkLoss.SILENT) not in machine.does(Tick())
+
+
+def test_a_question_is_echoed_and_carries_the_load() -> None:
+    machine = Machine()
+    machine.link(A)
+    machine.link(C)
+    machine.follow(A)
+    machine.does(Published(NodeLoad(B, 1, 1)))
+    effects = machine.hears(C, Heartbeat(token=7))
+    assert sent(effects, Heartbeat, C) == [Heartbeat(echo=7)]
+    assert sent(effects, LoadReport, C) == [LoadReport(NodeLoad(B, 1, 1))]
+    assert sent(machine.hears(C, Heartbeat(token=8)), LoadReport, C) == [], "once"
+
+
+# --- reports ----------------------------------------------------------------------------------------------------------
+
+
+def test_loads_are_believed_from_the_machine_itself_in_order() -> None:
+    machine = Machine()
+    machine.link(C)
+    machine.hears(C, LoadReport(NodeLoad(C, 1, 5)))
+    machine.hears(C, LoadReport(NodeLoad(C, 1, 4)))
+    machine.hears(C, LoadReport(NodeLoad(C, 99, 6)))
+    machine.hears(C, LoadReport(NodeLoad(A, 1, 6)))
+    assert machine.membership.view(machine.now_s).members[C].load.sequence == 5
+
+
+def member(node_id: NodeId, reachable: bool = True, silent_for_s: float = 0.0, sequence: int = 1) -> Member:
+    return Member(facts(node_id), NodeLoad(node_id, 1, sequence), reachable, 0.0, silent_for_s)
+
+
+def test_the_leaders_view_lists_machines_that_we_have_no_link_to() -> None:
+    machine = Machine()
+    machine.link(A)
+    report = ViewReport(Ballot(1, A), 1, (member(C), member(B), member(A)))
+    machine.hears(A, report)
+    assert machine.reachable() == {A, B}, "it is not our leader"
+    machine.follow(A)
+    effects = machine.hears(A, report)
+    assert machine.reachable() == {A, B, C}
+    assert dials(effects) == [HOST[C]], "a small pool links every pair"
+
+
+def test_a_view_under_an_older_ballot_is_not_believed() -> None:
+    machine = Machine()
+    machine.link(A)
+    machine.follow(A, counter=5)
+    machine.hears(A, ViewReport(Ballot(4, A), 1, (member(C),)))
+    assert machine.reachable() == {A, B}
+
+
+def test_own_knowledge_goes_before_the_leaders_unless_the_leaders_is_newer() -> None:
+    machine = Machine()
+    machine.link(A)
+    number, _ = machine.link(C)
+    machine.follow(A)
+    machine.now_s += 0.5
+    machine.membership.heard(number, machine.now_s)
+    machine.now_s += 0.2
+    effects = machine.hears(A, ViewReport(Ballot(1, A), 1, (member(C, False, silent_for_s=0.3),)))
+    assert C in machine.reachable(), "we have heard of it later"
+    assert sent(effects, Heartbeat, C), "but ask"
+    machine.hears(A, ViewReport(Ballot(1, A), 2, (member(C, False, silent_for_s=0.1),)))
+    assert C not in machine.reachable()
+    machine.membership.heard(number, machine.now_s)
+    assert C in machine.reachable()
+
+
+def test_what_we_cannot_dial_is_unreachable_whatever_the_leader_says() -> None:
+    machine = Machine()
+    machine.link(A)
+    number, _ = machine.link(C)
+    machine.follow(A)
+    machine.now_s += 5
+    machine.does(LinkDown(number, LinkLoss.RESET))
+    machine.hears(A, ViewReport(Ballot(1, A), 1, (member(C),)))
+    assert C not in machine.reachable()
+
+
+def test_a_leader_tells_everybody_what_changed_and_newcomers_everything() -> None:
+    machine = Machine()
+    machine.link(A)
+    machine.follow(B)
+    _, effects = machine.link(C)
+    first = sent(effects, ViewReport, C)[0]
+    assert {m.node_id for m in first.members} == {A, B}
+    machine.later(1.0)
+    effects = machine.hears(C, LoadReport(NodeLoad(C, 1, 3))) + machine.later(LAN.report_s)
+    assert [m.node_id for report in sent(effects, ViewReport, A) for m in report.members] == [C]
+    assert sent(effects, ViewReport, C) == [], "nothing about itself"
+
+
+def test_own_changes_go_to_those_who_need_them() -> None:
+    machine = Machine()
+    machine.link(A)
+    machine.link(C)
+    machine.follow(A)
+    machine.later(1.0)
+    effects = machine.does(Published(NodeLoad(B, 1, 1))) + machine.later(LAN.report_s)
+    assert [e.to for e in effects if isinstance(e, Send) and isinstance(e.message, LoadReport)] == [A]
+    changed = replace(facts(B), name="new name", facts_version=1)
+    assert len(sent(machine.does(OwnFactsChanged(changed)), FactsReport)) == 2
+    assert machine.membership.view(machine.now_s).members[B].facts == changed
+
+
+def test_facts_change_only_forwards_and_only_ones_own() -> None:
+    machine = Machine()
+    machine.link(C)
+    machine.hears(C, FactsReport(replace(facts(C), name="two", facts_version=2)))
+    machine.hears(C, FactsReport(replace(facts(C), name="one", facts_version=1)))
+    machine.hears(C, FactsReport(replace(facts(A), name="forged", facts_version=9)))
+    machine.hears(C, FactsReport(replace(facts(C, incarnation=8), name="other process", facts_version=9)))
+    assert machine.membership.view(machine.now_s).members[C].facts.name == "two"
+
+
+def test_peer_lists_are_hints() -> None:
+    machine = Machine()
+    machine.link(A)
+    assert dials(machine.hears(A, PeerList((facts(C), facts(B))))) == [HOST[C]]
+    assert machine.reachable() == {A, B}
+
+
+# --- views ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_is_the_same_object_until_something_changes() -> None:
+    machine = Machine()
+    machine.link(C)
+    first = machine.membership.view(machine.now_s)
+    assert machine.membership.view(machine.now_s) is first
+    machine.hears(C, LoadReport(NodeLoad(C, 1, 3)))
+    second = machine.membership.view(machine.now_s)
+    assert second.version > first.version
+    assert first.members[C].load.sequence == 0, "snapshots do not change"
+
+
+def test_a_machine_long_gone_is_no_longer_listed_and_comes_back_when_seen() -> None:
+    machine = Machine()
+    number, _ = machine.link(C)
+    machine.does(LinkDown(number, LinkLoss.RESET))
+    assert not machine.membership.view(machine.now_s).members[C].reachable
+    machine.later(LAN.listed_unreachable_s + LAN.sweep_s)
+    assert C not in machine.membership.view(machine.now_s).members
+    machine.link(C, dialed=False, incarnation=2)
+    assert C in machine.reachable()
+
+
+def test_the_cache_remembers_proven_machines_only() -> None:
+    machine = Machine()
+    machine.link(C)
+    machine.does(Hinted((HOST[D],), D))
+    assert machine.membership.remembered() == [(C, (HOST[C],))]
