@@ -241,7 +241,8 @@ def measure(kind: str, args: argparse.Namespace) -> tuple[float, float]:
             before = float(ours.recv())
             uvloop.run(drive(port, stream, requests, args.clients))
             ours.send(None)
-            return (float(ours.recv()) - before) / (requests // args.clients * args.clients) * 1e6
+            used_s = float(ours.recv()) - before
+            return float(used_s / (requests // args.clients * args.clients) * 1e6)
 
         whole_us = cost(False, args.requests)
         stream_us = cost(True, max(args.clients, args.requests // args.chunks * 4))
