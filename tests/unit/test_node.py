@@ -189,6 +189,17 @@ def test_a_newer_attempt_takes_over_and_an_older_is_stale() -> None:
     with_lab(model(running_limit=1))(scenario)
 
 
+def test_a_superseded_attempt_that_is_cancelled_hears_nothing() -> None:
+    async def scenario(lab: Lab) -> None:
+        old, upstream = lab.open("a", attempt=1, tokens=1000)
+        new, _ = lab.open("a", attempt=2)
+        upstream.cancel()
+        await new.ended.wait()
+        assert not old.ended.is_set()
+
+    with_lab(model())(scenario)
+
+
 def test_a_deadline_ends_the_attempt_running_or_waiting() -> None:
     async def scenario(lab: Lab) -> None:
         sinks = [lab.open(f"r{n}", tokens=1000, deadline_ms=500)[0] for n in range(2)]

@@ -60,6 +60,7 @@ class Attempt:
         self._tail = b""
         self._status = 0
         self._deadline: asyncio.TimerHandle | None = None
+        self._last_word: asyncio.Handle | None = None
         self.request = request
         self.ticket = ticket
         if request.deadline_ms > 0:
@@ -84,12 +85,14 @@ class Attempt:
         sink = self._sink
         if sink is not None:
             self.cancel()
-            asyncio.get_running_loop().call_soon(sink.end, failure)
+            self._last_word = asyncio.get_running_loop().call_soon(sink.end, failure)
 
     # What the opener calls.
 
     def cancel(self) -> None:
         if self._sink is None:
+            if self._last_word is not None:
+                self._last_word.cancel()
             return
         self._sink = None
         if self._upstream is not None:
