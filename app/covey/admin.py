@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 BODY_BYTES_MAX = 64 * 1024
 GRACE_MAX_S = 3600.0
+VALID_MAX_MINUTES = 7 * 24 * 60.0
 
 
 class Controls(Protocol):
@@ -30,7 +31,7 @@ class Controls(Protocol):
     def shut_down(self, grace_s: float | None) -> None:
         """Begin to stop; returns at once. None: the configured grace."""
 
-    def invite(self, valid_minutes: float | None) -> Mapping[str, Any]:
+    async def invite(self, valid_minutes: float | None) -> Mapping[str, Any]:
         """A join token and when it expires. Raises UserError where this machine cannot invite."""
 
 
@@ -76,7 +77,8 @@ class AdminRoutes:
 
     async def _invite(self, request: PlainRequest) -> PlainResponse:
         try:
-            return answer(dict(self._controls.invite(read_number(request, "valid_minutes", 7 * 24 * 60))))
+            valid_minutes = read_number(request, "valid_minutes", VALID_MAX_MINUTES)
+            return answer(dict(await self._controls.invite(valid_minutes)))
         except UserError as error:
             return refusal(409, f"{error}: {error.next_step}" if error.next_step else str(error))
 

@@ -81,6 +81,7 @@ class Agent:
         self.crashed = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopped = False
+        self._enrolment: EnrolmentPort | None = None
         self._monitor = InterfaceMonitor()
         self._make_mesh()
         self._make_node()
@@ -215,7 +216,8 @@ class Agent:
         if not self._identity.keeper:
             return
         host, port = split_address(self._configuration.enrol)
-        self._guard("enrolment", EnrolmentPort(self._identity, host, port, self._link_addresses).run())
+        self._enrolment = EnrolmentPort(self._identity, host, port, self._link_addresses)
+        self._guard("enrolment", self._enrolment.run())
 
     def _guard(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """Run in the background; a crash is our own bug and ends the agent loudly."""
@@ -291,12 +293,15 @@ class Agent:
     def shut_down(self, grace_s: float | None) -> None:
         self._ask_to_end(grace_s)
 
-    def invite(self, valid_minutes: float | None) -> Mapping[str, Any]:
-        """Raises UserError where this machine does not hold the pool's CA key."""
+    async def invite(self, valid_minutes: float | None) -> Mapping[str, Any]:
+        """Returns once the token can be used. Raises UserError where this machine does not hold the pool's CA key."""
         configuration = self._configuration
         _, port = split_address(configuration.enrol)
         where = reachable(configuration.enrol, port, configuration.advertise, self._monitor.current)
-        return invitation(self._identity, where, valid_minutes)
+        made = invitation(self._identity, where, valid_minutes)
+        if self._enrolment is not None:
+            await self._enrolment.check()
+        return made
 
     # --- stopped ------------------------------------------------------------------------------------------------------
 

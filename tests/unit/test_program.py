@@ -154,7 +154,7 @@ class FakeControls:
     def shut_down(self, grace_s: float | None) -> None:
         self.calls.append(grace_s)
 
-    def invite(self, valid_minutes: float | None) -> Mapping[str, Any]:
+    async def invite(self, valid_minutes: float | None) -> Mapping[str, Any]:
         if valid_minutes == 1:
             raise UserError("no keeper", "ask the keeper")
         return {"token": "t"}

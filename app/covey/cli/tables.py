@@ -44,7 +44,8 @@ def _machine_row(member: Json, pool: Json) -> tuple[RenderableType, ...]:
         name.append(" leads", style="cyan")
     if facts["node_id"] == pool["node_id"]:
         name.append(" here", style="dim")
-    link = "" if facts["node_id"] == pool["node_id"] else f"{member['round_trip_ms']:.1f} ms"
+    # 0: not measured (this machine itself, and machines without a link to this one).
+    link = f"{member['round_trip_ms']:.1f} ms" if member["round_trip_ms"] else "-"
     return name, Text(facts["node_id"][:8], style="dim"), _state(member, load), link, _gpus(load), _models(load)
 
 
@@ -118,14 +119,18 @@ def explanation(found: Json, names: Mapping[str, str]) -> RenderableType:
 
 
 def _ending(found: Json) -> str:
-    return f"answered with status {found['status']}" if found["status"] else "still running"
+    if not found["status"]:
+        return "still running"
+    took = "" if found.get("total_s") is None else f" after {found['total_s']:.3f} s"
+    why = f": {found['error']}" if found.get("error") else ""
+    return f"answered with status {found['status']}{took}{why}"
 
 
 def _decision_line(decision: Json, names: Mapping[str, str]) -> Text:
     decider = names.get(decision["decider_node_id"], decision["decider_node_id"][:8])
     chosen = names.get(decision["chosen_node_id"], decision["chosen_node_id"][:8]) or "none"
     when = time.strftime("%H:%M:%S", time.localtime(decision["decided_at_unix_s"]))
-    waited = f" after {decision['queued_for_s']:.2f} s in the queue" if decision["queued_for_s"] else ""
+    waited = f" after {decision['queued_for_s']:.2f} s in the queue" if decision["queued_for_s"] >= 0.01 else ""
     return Text(
         f"{when} attempt {decision['attempt']}: {decision['outcome']} to {chosen}{waited}, decided by the "
         f"{decision['decided_by']} {decider} ({decision['policy']})"

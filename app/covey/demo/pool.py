@@ -20,7 +20,8 @@ CHAT_MODEL = "covey-demo-chat"
 READY_WITHIN_S = 600.0
 _ENGINE_SIZE = ("--kv-cache-bytes", "64M")
 
-Progress = Callable[[str], None]
+Progress = Callable[..., None]
+"""covey.demo.screen.Screen.progress."""
 
 
 class DemoPool:
@@ -76,7 +77,7 @@ class DemoPool:
             if all(pool is not None and _complete(pool) for pool in pools):
                 found: Mapping[str, Any] = pools[-1] or {}
                 return found
-            progress(_loading(pools[0]))
+            progress(*_loading(pools[0]))
             time.sleep(POLL_INTERVAL_S)
         raise DemoFailed("the models did not become ready\n" + "\n".join(agent.last_lines() for agent in self.agents))
 
@@ -108,15 +109,18 @@ def _complete(pool: Mapping[str, Any]) -> bool:
     )
 
 
-def _loading(pool: Mapping[str, Any] | None) -> str:
+def _loading(pool: Mapping[str, Any] | None) -> tuple[str, str]:
+    """What loads, and how far the slowest has come."""
     if pool is None:
-        return "waiting for the agents"
-    parts = [
-        f"{model['model']} on {member['facts']['name']} {model['state']}"
-        for member in pool["members"]
-        for model in (member["load"] or {}).get("models", [])
-    ]
-    return "loading models: " + (", ".join(parts) or "starting")
+        return "waiting for the agents", ""
+    loads = [(member["facts"]["name"], load) for member in pool["members"] for load in _models(member)]
+    parts = [f"{load['model']} on {name} {load['state']}" for name, load in loads]
+    details = [load["detail"] for _, load in loads if load["state"] != "ready" and load["detail"]]
+    return "loading models: " + (", ".join(parts) or "starting"), "; ".join(details[:1])
+
+
+def _models(member: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return list((member["load"] or {}).get("models", []))
 
 
 def descendants(pid: int) -> set[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.status import Status
 
 BEAT_S = 10.0
@@ -20,11 +21,11 @@ class Screen:
         self._last = ("", 0.0)
         self._started = time.monotonic()
 
-    def progress(self, text: str) -> None:
-        """What is going on now; replaced by the next one."""
+    def progress(self, text: str, detail: str = "") -> None:
+        """What is going on now; replaced by the next one. `detail` changes often and is for terminals only."""
         elapsed = time.monotonic() - self._started
         if self._console.is_terminal:
-            line = f"{text} [dim]{elapsed:.0f} s[/dim]"
+            line = f"{escape(text)} [dim]{escape(detail)} {elapsed:.0f} s[/dim]"
             if self._status is None:
                 self._status = self._console.status(line)
                 self._status.start()
