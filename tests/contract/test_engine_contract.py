@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ from tests.contract.conftest import QUEUE_LIMIT, Subject
 from covey_mesh.core.exchange import FailureCode, Upstream
 from covey_mesh.core.facts import Task
 from covey_mesh.core.limits import STREAM_WINDOW_BYTES
+from covey_node.core.simulated import Fault, FaultKind
+from covey_node.io.vllm import VllmEngine
 
 CHAT = "/v1/chat/completions"
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -231,3 +235,23 @@ async def test_free_cache_falls_and_recovers(chat: Subject) -> None:
     free = await chat.engine.cached_tokens_free()
     assert free is not None
     assert 0 < free <= chat.info.kv_cache_tokens
+
+
+async def test_death_mid_answer_is_a_failure_and_is_told(chat: Subject) -> None:
+    """The last test of this file: no engine comes back from it."""
+    streamed, _ = opened(chat, CHAT, chat_body(**LONG), streaming=True)
+    whole, _ = opened(chat, CHAT, chat_body(max_tokens=1500, ignore_eos=True))
+    await until(lambda: len(streamed.chunks) >= 3)
+    if isinstance(chat.engine, VllmEngine):
+        assert chat.engine.pid is not None
+        os.kill(chat.engine.pid, signal.SIGKILL)
+    else:
+        chat.simulated.inject(Fault(FaultKind.DIE))
+    for answer in (streamed, whole):
+        await answer.complete()
+        assert answer.failure is not None
+        assert answer.failure.code is FailureCode.ENGINE_FAILED
+    assert await asyncio.wait_for(chat.engine.wait_died(), 60)
+    after = await asked(chat, CHAT, chat_body(max_tokens=1))
+    assert after.failure is not None
+    assert after.failure.code is FailureCode.ENGINE_FAILED
