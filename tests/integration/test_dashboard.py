@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes a real pool: its configuration loads and every expression of the dashboard gives an answer."""
+"""A real Prometheus scrapes a real pool: every expression of the dashboard gives an answer."""
 
 from __future__ import annotations
 
