@@ -17,6 +17,7 @@ from covey.errors import UserError
 from covey.running import process_runs
 
 CHAT_MODEL = "covey-demo-chat"
+MODELS_IN_ALL = 3
 READY_WITHIN_S = 600.0
 _ENGINE_SIZE = ("--kv-cache-bytes", "64M")
 
@@ -104,19 +105,20 @@ def _complete(pool: Mapping[str, Any]) -> bool:
     return (
         len(members) == 2
         and bool(pool["leader_node_id"])
-        and len(loads) == 3
+        and len(loads) == MODELS_IN_ALL
         and all(model["state"] == "ready" for model in loads)
     )
 
 
 def _loading(pool: Mapping[str, Any] | None) -> tuple[str, str]:
-    """What loads, and how far the slowest has come."""
+    """How many are ready, and how far one of the others has come."""
     if pool is None:
         return "waiting for the agents", ""
     loads = [(member["facts"]["name"], load) for member in pool["members"] for load in _models(member)]
-    parts = [f"{load['model']} on {name} {load['state']}" for name, load in loads]
-    details = [load["detail"] for _, load in loads if load["state"] != "ready" and load["detail"]]
-    return "loading models: " + (", ".join(parts) or "starting"), "; ".join(details[:1])
+    ready = sum(load["state"] == "ready" for _, load in loads)
+    last = next(((name, load) for name, load in reversed(loads) if load["state"] != "ready"), None)
+    detail = f"{last[1]['model']} on {last[0]}: {last[1]['detail'] or last[1]['state']}" if last else ""
+    return f"loading models, {ready} of {MODELS_IN_ALL} ready", detail
 
 
 def _models(member: Mapping[str, Any]) -> list[Mapping[str, Any]]:
