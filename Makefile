@@ -6,9 +6,10 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN = .venv/bin
 PYTEST_ARGUMENTS ?=
+BENCH_ARGUMENTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test check format proto freeze clean
+.PHONY: help setup run demo test check format proto freeze bench clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -43,6 +44,12 @@ proto: setup ## generate mesh/covey_mesh/wire/v1 from proto/
 
 freeze: setup ## write the versions in .venv to requirements/
 	@$(BIN)/python tools/freeze.py
+
+bench-%: setup
+	@$(BIN)/python -m bench.$(subst -,_,$*) $(BENCH_ARGUMENTS)
+
+bench: ## which benchmarks there are; `make bench-gateway-cost` runs one
+	@ls bench/*.py | sed -n 's,bench/\([a-z].*\)\.py,  make bench-\1,p' | tr _ -
 
 clean: ## remove what was set up and built
 	rm -rf .venv .cache build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
