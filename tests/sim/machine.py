@@ -120,7 +120,7 @@ class Machine:
 
     @property
     def address(self) -> str:
-        return f"host-{self.node_id[:4]}:7420"
+        return f"host-{self.node_id[:4]}-{self.node_id[-4:]}:7420"
 
     @property
     def alive(self) -> bool:

@@ -54,7 +54,8 @@ class SimLink:
     def close(self, reason: LinkLoss) -> None:
         if not self.ended:
             self.finish(reason)
-            self._network.carry(self, lambda: self.other.finish(LinkLoss.RESET))
+            told = reason if reason in (LinkLoss.CLOSED, LinkLoss.REPLACED) else LinkLoss.CLOSED
+            self._network.carry(self, lambda: self.other.finish(told))
 
     def arrived(self, message: ControlMessage) -> None:
         if not self.ended:

@@ -32,7 +32,7 @@ from covey_mesh.core.ports import LinkLoss
 from covey_mesh.core.timing import LAN
 
 A, B, C, D = (NodeId(letter * 32) for letter in "abcd")
-HOST = {A: "10.0.0.1:7420", B: "10.0.0.2:7420", C: "10.0.0.3:7420", D: "10.0.0.4:7420"}
+HOST = {NodeId(letter * 32): f"10.0.0.{number}:7420" for number, letter in enumerate("abcde", 1)}
 
 
 def facts(node_id: NodeId, incarnation: int = 1) -> NodeFacts:
@@ -387,3 +387,54 @@ def test_the_cache_remembers_proven_machines_only() -> None:
     machine.link(C)
     machine.does(Hinted((HOST[D],), D))
     assert machine.membership.remembered() == [(C, (HOST[C],))]
+
+
+# --- large pools ------------------------------------------------------------------------------------------------------
+
+
+def crowd(machine: Machine) -> None:
+    """A leader A vouches for a hundred machines with ids below everybody's: the deputies are among them."""
+    machine.link(A)
+    machine.link(C)
+    machine.link(D)
+    machine.follow(A)
+    others = [NodeId(f"{n:032x}") for n in range(100)]
+    for start in range(0, 100, 50):
+        members = tuple(
+            Member(NodeFacts(n, "x", "0", 1, 1, ("10.9.0.1:1",)), NodeLoad(n, 1, 1), True)
+            for n in others[start : start + 50]
+        )
+        machine.hears(A, ViewReport(Ballot(1, A), 1, members))
+
+
+def linger(machine: Machine, number: int, seconds: int, asks_per_s: int) -> list[Any]:
+    """Time passes; the far ends answer every question, and ask that often themselves."""
+    effects = []
+    for _ in range(seconds * 4):
+        effects += machine.later(0.25)
+        for live in range(1, machine.links + 1):
+            machine.membership.heard(live, machine.now_s) if live != number else None
+        for effect in [e for e in effects if isinstance(e, Send) and isinstance(e.message, Heartbeat)]:
+            machine.hears(effect.to, Heartbeat(echo=effect.message.token))
+        for _ in range(asks_per_s // 4):
+            machine.membership.heard(number, machine.now_s)
+    return effects
+
+
+@pytest.mark.parametrize(("asks_per_s", "kept"), [(0, False), (4, True)])
+def test_in_a_large_pool_a_link_that_nobody_uses_is_let_go_and_the_machine_stays(asks_per_s: int, kept: bool) -> None:
+    machine = Machine()
+    crowd(machine)
+    number, _ = machine.link(NodeId("e" * 32), address="10.0.0.5:7420")
+    effects = linger(machine, number, 45, asks_per_s)
+    assert (CloseLink(number, LinkLoss.CLOSED) not in effects) is kept
+    assert NodeId("e" * 32) in machine.reachable()
+
+
+def test_who_was_let_go_does_not_come_running_back() -> None:
+    machine = Machine()
+    crowd(machine)
+    number, _ = machine.link(NodeId("e" * 32), dialed=False, address="10.0.0.5")
+    effects = machine.does(LinkDown(number, LinkLoss.CLOSED))
+    assert dials(effects) == []
+    assert NodeId("e" * 32) in machine.reachable()

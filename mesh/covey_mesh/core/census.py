@@ -16,6 +16,12 @@ from covey_mesh.core.view import is_reachable
 FULL_MESH_MAX = 32
 """Machines up to which every pair keeps an idle link."""
 
+QUIET_BATCHES_MAX = 8
+"""Batches in one sweep below which a link carries only idle heartbeats (one in use asks four times a second)."""
+
+QUIET_SWEEPS = 3
+"""Sweeps after which a quiet link that its dialer does not want is let go."""
+
 DEPUTIES = 3
 """Machines of a large pool that everybody has a link to, besides the leader; also the first links of a newcomer."""
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from covey_mesh.core.ballot import NO_BALLOT, Ballot
-from covey_mesh.core.census import Census
+from covey_mesh.core.census import QUIET_BATCHES_MAX, QUIET_SWEEPS, Census
 from covey_mesh.core.dialing import NOT_DIALING, PROVEN, Target, backoff_cap_s, host_of, is_address
 from covey_mesh.core.effects import CloseLink, Dial, MemberChanged, MemberLost, MembershipEffect, Send, TellElection
 from covey_mesh.core.events import (
@@ -145,6 +145,7 @@ class Membership:
         record = self.peers.get(self._links.get(link, self.self_id))
         if record is not None and record.link is not None and record.link.number == link:
             record.link.liveness.heard_at_s = now_s
+            record.link.heard_batches += 1
             if record.reported is not None and not record.reported.reachable:
                 self._view.changed()
 
@@ -219,6 +220,8 @@ class Membership:
         for record in self.peers.forget_old(now_s):
             self._timers.forget(("peer", record.node_id))
         for record in self.peers:
+            if record.link is not None:
+                self._let_go_if_quiet(now_s, record, record.link)
             listed = is_listed(record, now_s, self._timing)
             if listed != record.listed:
                 self._touch(now_s, record)
@@ -234,7 +237,24 @@ class Membership:
             self._timers.at(("peer", node_id), now_s)
 
     def _wants_link(self, record: PeerRecord) -> bool:
-        return self._census.wants_link(record, self._leader, len(self._links))
+        others = len(self._links) - (record.link is not None)
+        return self._census.wants_link(record, self._leader, others)
+
+    def _let_go_if_quiet(self, now_s: float, record: PeerRecord, link: LinkState) -> None:
+        """In a large pool; the side that dialed decides, so that the two sides do not undo each other's choice."""
+        quiet = link.quiet(QUIET_BATCHES_MAX) >= QUIET_SWEEPS
+        if quiet and link.dialed and not self._wants_link(record):
+            self._effects.append(CloseLink(link.number, LinkLoss.CLOSED))
+            self._let_go(now_s, record, link)
+
+    def _let_go(self, now_s: float, record: PeerRecord, link: LinkState) -> None:
+        """The machine is well, only the link is not needed: the leader's word about it counts from now on."""
+        del self._links[link.number]
+        record.link, record.lost, record.seen_at_s = None, None, link.liveness.heard_at_s
+        record.reported = LeaderWord(True, link.liveness.heard_at_s)
+        self._effects.append(TellElection(PeerUnlinked(record.node_id)))
+        self._effects.append(MemberLost(record.node_id, LinkLoss.CLOSED))
+        self._touch(now_s, record)
 
     # --- dialing ----------------------------------------------------------------------------------------------------
 
@@ -397,6 +417,9 @@ class Membership:
         """Redial at once: success brings the machine back, refusal proves that its process has ended."""
         link = record.link
         assert link is not None
+        if loss is LinkLoss.CLOSED and not self._wants_link(record):
+            self._let_go(now_s, record, link)
+            return
         del self._links[link.number]
         record.link, record.lost, record.lost_at_s = None, loss, now_s
         record.seen_at_s = max(record.seen_at_s, link.liveness.heard_at_s)
@@ -515,7 +538,7 @@ class Membership:
         if record is None:
             return
         was = (is_reachable(record), record.facts)
-        record.reported = LeaderWord(member.reachable, now_s - max(0.0, member.silent_for_s))
+        record.reported = LeaderWord(member.reachable, now_s - self._age_s(member))
         if record.link is None and self._news(record.facts, member.facts):
             record.facts = member.facts
             self._hint_machine(now_s, member.node_id, member.facts.link_addresses, False)
@@ -525,6 +548,11 @@ class Membership:
             self._touch(now_s, record)
         if record.link is not None and not member.reachable:
             self._on_probe(now_s, Probe(member.node_id))
+
+    def _age_s(self, member: Member) -> float:
+        """How old the leader's word is. Calling a machine silent, it has asked in vain for the answer deadline."""
+        silent_s = max(0.0, member.silent_for_s)
+        return silent_s if member.reachable else min(silent_s, self._timing.answer_deadline_s)
 
     @staticmethod
     def _news(known: NodeFacts | None, told: NodeFacts) -> bool:

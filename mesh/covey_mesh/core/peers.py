@@ -30,11 +30,21 @@ class LinkState:
     up_at_s: float
     liveness: LinkLiveness
     fresh: bool = True
+    heard_batches: int = 0
+    heard_before_sweep: int = 0
+    quiet_sweeps: int = 0
+
+    def quiet(self, batches_max: int) -> int:
+        """Call once a sweep: how many sweeps in a row so little was heard that nobody can be using the link."""
+        heard = self.heard_batches - self.heard_before_sweep
+        self.heard_before_sweep = self.heard_batches
+        self.quiet_sweeps = self.quiet_sweeps + 1 if heard <= batches_max else 0
+        return self.quiet_sweeps
 
 
 @dataclass(frozen=True, slots=True)
 class LeaderWord:
-    """What the leader last said of a machine: `as_of_s` is when it had last heard of it, by our clock."""
+    """What the leader last said of a machine: `as_of_s` is the moment that it knows about, by our clock."""
 
     reachable: bool
     as_of_s: float
