@@ -54,13 +54,13 @@ class AgentPool:
         """Until each of `names` (default: all) sees all of them reachable and ready, and the same leader."""
         wanted = [self.agents[name] for name in names or self.agents]
 
-        def whole() -> bool:
+        def agreed() -> bool:
             pools = [self.pool(agent) for agent in wanted]
-            return all(p is not None and _whole(p, [a.node_id for a in wanted]) for p in pools) and (
+            return all(p is not None and whole(p, [a.node_id for a in wanted]) for p in pools) and (
                 len({p["leader_node_id"] for p in pools if p}) == 1
             )
 
-        wait_until(whole, f"a whole pool of {[agent.name for agent in wanted]}")
+        wait_until(agreed, f"a whole pool of {[agent.name for agent in wanted]}")
 
     def pool(self, agent: AgentProcess) -> dict[str, Any] | None:
         """What `agent` says of the pool; None where it does not answer."""
@@ -87,7 +87,8 @@ class AgentPool:
         wait_until(lambda: not alive(pids), "no process is left")
 
 
-def _whole(pool: dict[str, Any], node_ids: list[str]) -> bool:
+def whole(pool: dict[str, Any], node_ids: list[str]) -> bool:
+    """True if all of these machines are seen, reachable and ready, and one of them leads."""
     members = {m["facts"]["node_id"]: m for m in pool["members"]}
     return bool(pool["leader_node_id"] in node_ids) and all(
         node in members
