@@ -23,7 +23,7 @@ from covey.config import Configuration, is_loopback
 from covey.errors import UserError
 from covey.membership import invitation
 from covey.models import model_specs
-from covey.reach import reachable
+from covey.reach import is_ip, reachable
 from covey.security import key_ring
 from covey.setting import split_address
 from covey_gateway.core.settings import HttpSettings, RequestSettings
@@ -165,11 +165,19 @@ class Agent:
     def _make_discovery(self) -> None:
         self._discovery: Discovery | None = None
         self._pool_name: PoolName | None = None
-        if self._configuration.mdns:
-            settings = DiscoverySettings(loopback_only=is_loopback(self._configuration.link))
-            self._discovery = Discovery(self._advertisement(), self._hinted, self._monitor, settings)
-            if not is_loopback(self._configuration.http):
-                self._pool_name = PoolName(self._identity.pool_name, self._monitor)
+        configuration = self._configuration
+        if not configuration.mdns:
+            return
+        settings = DiscoverySettings(
+            loopback_only=is_loopback(configuration.link),
+            listen_host=split_address(configuration.link)[0],
+            # Records of addresses hold numbers only; names of the setting reach others by the links.
+            advertised_hosts=tuple(host for host in configuration.advertise if is_ip(host)),
+        )
+        self._discovery = Discovery(self._advertisement(), self._hinted, self._monitor, settings)
+        if not is_loopback(configuration.http):
+            listen_host = split_address(configuration.http)[0]
+            self._pool_name = PoolName(self._identity.pool_name, self._monitor, listen_host=listen_host)
 
     # --- started ------------------------------------------------------------------------------------------------------
 
@@ -195,7 +203,7 @@ class Agent:
         try:
             await self._transport.start()
         except ListenError as error:
-            raise UserError(str(error), "choose another address: --link HOST:PORT") from None
+            raise UserError(str(error)) from None
         self._mesh.hint(self._identity.peer_hints, FROM_PERSON)
         for peer in self._configuration.peers:
             self._mesh.hint((peer,), FROM_PERSON)
@@ -210,7 +218,7 @@ class Agent:
         try:
             await self._grpc.start()
         except OSError as error:
-            raise UserError(str(error), "choose another address: --grpc HOST:PORT (port 0: any free one)") from None
+            raise UserError(str(error)) from None
 
     def _start_enrolment(self) -> None:
         if not self._identity.keeper:
@@ -301,6 +309,10 @@ class Agent:
         made = invitation(self._identity, where, valid_minutes)
         if self._enrolment is not None:
             await self._enrolment.check()
+            if not self._enrolment.is_open:
+                raise UserError(
+                    f"cannot listen on {configuration.enrol} for machines that join", "set --enrol HOST:PORT"
+                )
         return made
 
     # --- stopped ------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable
 
 from covey.setting import split_address
@@ -23,3 +24,12 @@ def reachable(
     found = (one.address for one in usable_addresses(interfaces))
     # An IPv4 wildcard does not answer on IPv6 addresses.
     return tuple(host_port(address, port) for address in found if host != "0.0.0.0" or ":" not in address)
+
+
+def is_ip(host: str) -> bool:
+    """False for a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

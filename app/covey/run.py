@@ -19,6 +19,7 @@ from covey.compose import Agent
 from covey.config import Configuration
 from covey.errors import ExitCode
 from covey.membership import open_or_make
+from covey.models import model_specs
 from covey.places import make_private
 from covey.running import leave_note, only_agent
 from covey.start_screen import StartScreen
@@ -33,6 +34,8 @@ LOOK_INTERVAL_S = 0.25
 
 def run_agent(configuration: Configuration, as_json: bool) -> ExitCode:
     """Until a signal or `covey down`. Raises UserError where it cannot start."""
+    # Before anything is made: a mistyped directory must not leave a new pool behind.
+    model_specs(configuration)
     logs.set_up(configuration.log_level, configuration.log_format)
     configuration.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     make_private(configuration.runtime_dir)

@@ -78,7 +78,7 @@ class Acceptor:
         except RuntimeError as error:
             raise ListenError(
                 f"cannot listen on {listen}: another program may use that port, or the address is not this machine's; "
-                "choose another with `covey up --listen HOST:PORT`"
+                "choose another with `covey up --link HOST:PORT`"
             ) from error
         await server.start()
         self._server = server
