@@ -1,0 +1,149 @@
+"""Where a request's next attempt runs: asking the leader, waiting in its queue, deciding alone, backing off.
+
+Only a missing acknowledgement, a lost link or lost leadership lets the gateway decide alone.
+"""
+
+from __future__ import annotations
+
+from covey_gateway.core import errors
+from covey_gateway.core import request_events as ev
+from covey_gateway.core.held_answer import HeldAnswer
+from covey_gateway.core.request_state import Phase, RequestState
+from covey_gateway.core.retrying import backoff_s
+from covey_mesh.core.asking import Ask
+
+QUEUED_REMINDER_S = 5.0
+"""A queued ask is repeated this often (same attempt: changes nothing where it is known), should the leader forget."""
+
+
+class Placing(RequestState):
+    """From an ask to an assignment."""
+
+    def _started(self, now_s: float, event: ev.Started) -> list[ev.Effect]:
+        self._leader = event.leader
+        return self._ask(now_s)
+
+    def _ask(self, now_s: float) -> list[ev.Effect]:
+        if self._leader is None:
+            return self._decide_alone(now_s)
+        ask = self._next_ask(now_s)
+        self._enter(Phase.ASKING, now_s + self._settings.ask_acknowledged_within_s)
+        self._asked = self._leader
+        return [ev.SendAsk(self._leader, ask)]
+
+    def _decide_alone(self, now_s: float) -> list[ev.Effect]:
+        ask = self._next_ask(now_s)
+        self._enter(Phase.DECIDING, None)
+        self._asked = None
+        return [ev.DecideAlone(ask)]
+
+    def _next_ask(self, now_s: float) -> Ask:
+        self.attempt += 1
+        return self._as_ask(now_s)
+
+    def _as_ask(self, now_s: float) -> Ask:
+        facts = self.facts
+        return Ask(
+            request_id=facts.request_id,
+            attempt=self.attempt,
+            model=facts.model,
+            prompt_tokens=facts.prompt_tokens,
+            max_output_tokens=facts.max_output_tokens,
+            prefix_hashes=facts.prefix_hashes,
+            excluded=self._ledger.excluded(now_s),
+            user=facts.user,
+            priority=facts.priority,
+            deadline_s=0.0 if facts.deadline_at_s is None else max(0.001, facts.deadline_at_s - now_s),
+            waited_s=now_s - facts.arrived_s,
+        )
+
+    def _queued(self, now_s: float, event: ev.Queued) -> list[ev.Effect]:
+        self.decision = event.decision or self.decision
+        until_s = self.facts.arrived_s + self._settings.queue_wait_s
+        self._enter(Phase.QUEUED, min(until_s, now_s + QUEUED_REMINDER_S))
+        return []
+
+    def _queued_tick(self, now_s: float, event: ev.Tick) -> list[ev.Effect]:
+        if self._past_deadline(now_s):
+            return self._refuse(now_s, errors.deadline_exceeded())
+        if now_s < (self._due_s or 0.0):
+            return []
+        if now_s >= self.facts.arrived_s + self._settings.queue_wait_s:
+            return self._refuse(now_s, self._busy_error())
+        self._queued(now_s, ev.Queued(self.attempt))
+        assert self._asked is not None
+        return [ev.SendAsk(self._asked, self._as_ask(now_s))]
+
+    def _asking_tick(self, now_s: float, event: ev.Tick) -> list[ev.Effect]:
+        if self._past_deadline(now_s):
+            return self._refuse(now_s, errors.deadline_exceeded())
+        if now_s < (self._due_s or 0.0):
+            return []
+        assert self._asked is not None
+        return [ev.AskTimedOut(self._asked), *self._withdraw(), *self._decide_alone(now_s)]
+
+    def _leader_changed(self, now_s: float, event: ev.LeaderChanged) -> list[ev.Effect]:
+        """While waiting for the old one's word: the request goes to the new one, or is decided here."""
+        self._leader = event.leader
+        if event.leader is not None and event.leader == self._asked:
+            return []
+        return [*self._withdraw(), *self._ask(now_s)]
+
+    def _leader_noted(self, now_s: float, event: ev.LeaderChanged) -> list[ev.Effect]:
+        self._leader = event.leader
+        return []
+
+    def _leader_found(self, now_s: float, event: ev.LeaderChanged) -> list[ev.Effect]:
+        self._leader = event.leader
+        return self._ask(now_s) if event.leader is not None else []
+
+    def _leader_unreachable(self, now_s: float, event: ev.LeaderUnreachable) -> list[ev.Effect]:
+        return self._decide_alone(now_s)
+
+    def _no_candidate(self, now_s: float, event: ev.NoCandidate) -> list[ev.Effect]:
+        self.decision = event.decision or self.decision
+        by_leader = self.phase is not Phase.DECIDING
+        if by_leader and not self._ledger.excluded(now_s) and not event.retry_after_ms:
+            return self._refuse(now_s, self._unserved_error(event.standing, busy=False))
+        if self._waiting_since_s is None:
+            self._waiting_since_s, self._rounds = now_s, 0
+        busy = self._ledger.busy(now_s)
+        hopeful = event.standing.hopeful or not by_leader or not event.standing.known
+        until_s = self._wait_until_s(busy, hopeful)
+        if now_s >= until_s:
+            return self._refuse(now_s, self._unserved_error(event.standing, busy))
+        at_least_s = max(event.retry_after_ms / 1000, self._ledger.next_return_s(now_s))
+        pause_s = backoff_s(self._rounds, at_least_s, self._settings, self._jitter())
+        self._rounds += 1
+        self._enter(Phase.BACKING_OFF, min(now_s + pause_s, until_s))
+        return []
+
+    def _wait_until_s(self, busy: bool, hopeful: bool) -> float:
+        assert self._waiting_since_s is not None
+        if busy:
+            return self.facts.arrived_s + self._settings.queue_wait_s
+        return self._waiting_since_s + (self._settings.unserved_wait_s if hopeful else 0.0)
+
+    def _unserved_error(self, standing: ev.ModelStanding, busy: bool) -> errors.GatewayError:
+        if not standing.known:
+            return errors.model_not_found(self.facts.model, standing.offered)
+        if busy:
+            return self._busy_error()
+        if 0 < standing.context_tokens < self.facts.prompt_tokens:
+            return errors.context_exceeded(standing.context_tokens, self.facts.prompt_tokens, "about")
+        return self._unavailable(errors.Code.NOTHING_ABLE_TO_SERVE)
+
+    def _backing_off_tick(self, now_s: float, event: ev.Tick) -> list[ev.Effect]:
+        if self._past_deadline(now_s):
+            return self._refuse(now_s, errors.deadline_exceeded())
+        return self._ask(now_s) if now_s >= (self._due_s or 0.0) else []
+
+    def _assigned(self, now_s: float, event: ev.Assigned) -> list[ev.Effect]:
+        self.decision = event.decision or self.decision
+        self.node_id = event.node_id
+        self.opened += 1
+        self._waiting_since_s = None
+        self._last_error = None
+        self._held = HeldAnswer(self._budget, self._settings.buffered_answer_bytes_max)
+        self._enter(Phase.OPENING, None)
+        return [ev.OpenOn(event.node_id, self.attempt)]
