@@ -23,7 +23,7 @@ from covey.config import Configuration, is_loopback
 from covey.errors import UserError
 from covey.membership import invitation
 from covey.models import model_specs
-from covey.reach import is_ip, reachable
+from covey.reach import ip_addresses, listen_ip, reachable
 from covey.security import key_ring
 from covey.setting import split_address
 from covey_gateway.core.settings import HttpSettings, RequestSettings
@@ -170,14 +170,13 @@ class Agent:
             return
         settings = DiscoverySettings(
             loopback_only=is_loopback(configuration.link),
-            listen_host=split_address(configuration.link)[0],
-            # Records of addresses hold numbers only; names of the setting reach others by the links.
-            advertised_hosts=tuple(host for host in configuration.advertise if is_ip(host)),
+            listen_host=listen_ip(configuration.link),
+            advertised_hosts=ip_addresses(configuration.advertise),
         )
         self._discovery = Discovery(self._advertisement(), self._hinted, self._monitor, settings)
         if not is_loopback(configuration.http):
-            listen_host = split_address(configuration.http)[0]
-            self._pool_name = PoolName(self._identity.pool_name, self._monitor, listen_host=listen_host)
+            where = listen_ip(configuration.http)
+            self._pool_name = PoolName(self._identity.pool_name, self._monitor, listen_host=where)
 
     # --- started ------------------------------------------------------------------------------------------------------
 

@@ -26,8 +26,18 @@ def reachable(
     return tuple(host_port(address, port) for address in found if host != "0.0.0.0" or ":" not in address)
 
 
-def is_ip(host: str) -> bool:
-    """False for a name."""
+def listen_ip(listen: str) -> str:
+    """The IP address in HOST:PORT; "" (any) for a name, which may stand for several."""
+    return "".join(ip_addresses([split_address(listen)[0]]))
+
+
+def ip_addresses(hosts: Iterable[str]) -> tuple[str, ...]:
+    """Without the names among them: mDNS announces numbers only, names reach others over the links."""
+    bare = (host.strip("[]") for host in hosts)
+    return tuple(host for host in bare if _is_ip(host))
+
+
+def _is_ip(host: str) -> bool:
     try:
         ipaddress.ip_address(host)
     except ValueError:

@@ -18,7 +18,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -176,11 +176,14 @@ class Host:
 class Lab:
     """`hosts` machines h1, h2, ... at 10.77.0.1, 10.77.0.2, ... on one LAN, from `__enter__` to `__exit__`."""
 
-    def __init__(self, hosts: int, *, addresses: bool = True) -> None:
-        """With `addresses` False the hosts start without any IPv4 address."""
+    def __init__(
+        self, hosts: int, *, addresses: bool = True, make_switch: Callable[[], Switch] | None = None
+    ) -> None:
+        """With `addresses` False the hosts start without any IPv4 address. Without `make_switch`: a plain bridge."""
         assert 0 < hosts <= HOSTS_MAX, f"a lab has 1 to {HOSTS_MAX} hosts"
         self._count = hosts
         self._addresses = addresses
+        self._make_switch = make_switch
         self.hosts: list[Host] = []
         self._switch: Switch | None = None
 
@@ -189,7 +192,7 @@ class Lab:
         atexit.register(self.close)
         prefix = f"covey-{os.getpid()}-{next(_lab_numbers)}"
         try:
-            self._switch = BridgeSwitch(f"{prefix}-switch")
+            self._switch = self._make_switch() if self._make_switch else BridgeSwitch(f"{prefix}-switch")
             for number in range(1, self._count + 1):
                 host = Host(f"h{number}", f"{prefix}-h{number}", self._switch, f"port{number}")
                 self.hosts.append(host)

@@ -18,7 +18,7 @@ from covey.demo.ports import choose
 from covey.errors import ConfigurationError, UserError
 from covey.membership import open_or_make
 from covey.models import DEMO_FOLDER, DEMO_MODELS, model_specs
-from covey.reach import reachable
+from covey.reach import ip_addresses, listen_ip, reachable
 from covey.running import only_agent
 from covey.security import key_ring
 from covey_gateway.core.keys import key_digest
@@ -47,6 +47,18 @@ LAN = (
 )
 def test_reachable(listen: str, advertise: tuple[str, ...], expected: tuple[str, ...]) -> None:
     assert reachable(listen, 9, advertise, LAN) == expected
+
+
+@pytest.mark.parametrize(
+    ("listen", "expected"),
+    [("0.0.0.0:1", "0.0.0.0"), ("[::]:1", "::"), ("127.0.0.1:1", "127.0.0.1"), ("localhost:1", ""), ("gpu:1", "")],
+)
+def test_listen_ip(listen: str, expected: str) -> None:
+    assert listen_ip(listen) == expected
+
+
+def test_only_addresses_are_announced_not_names() -> None:
+    assert ip_addresses(["gpu.example", "10.0.0.9", "[fd00::9]", "fd00::8"]) == ("10.0.0.9", "fd00::9", "fd00::8")
 
 
 def weights(folder: Path, **config: Any) -> Path:
