@@ -320,3 +320,30 @@ def test_an_endpoint_that_does_not_answer(state_dir: Path) -> None:
         result = run(state_dir, "--endpoint", f"http://127.0.0.1:{taken.getsockname()[1]}", "ps")
     assert result.exit_code == 3
     assert "does not answer" in result.stderr
+
+
+def test_an_agent_is_stopped_on_its_own_machine_only(state_dir: Path, agent: list[tuple[str, Any]]) -> None:
+    result = run(state_dir, "down", "--endpoint", "http://127.0.0.1:1")
+    assert result.exit_code == 2
+    assert not agent
+
+
+def test_invite_asks_the_running_agent(state_dir: Path, agent: list[tuple[str, Any]]) -> None:
+    result = run(state_dir, "invite", "--valid", "5")
+    assert "covey join covey1-token" in result.stdout
+    assert agent == [("/covey/v1/invite", {"valid_minutes": 5.0})]
+
+
+def test_init_makes_a_pool_and_a_token_and_says_what_is_next(state_dir: Path) -> None:
+    content = json.loads(run(state_dir, "init", "--name", "office", "--json").stdout)
+    assert set(content) == {"pool_id", "pool_name", "node_id", "state_dir", "token", "expires_unix_s"}
+    assert content["token"].startswith("covey1-")
+    again = run(state_dir, "init")
+    assert again.exit_code == 1
+    assert "covey join --force" in again.stderr
+
+
+def test_join_refuses_what_is_no_token(state_dir: Path) -> None:
+    result = run(state_dir, "join", "nonsense")
+    assert result.exit_code == 1
+    assert "covey invite" in result.stderr

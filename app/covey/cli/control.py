@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -31,13 +32,17 @@ def drain(invocation: Invocation, undo: bool) -> None:
 @common_options
 def down(invocation: Invocation, grace_s: float | None) -> None:
     """Stop this machine's agent and its engines: finish requests, hand over leadership, say goodbye."""
-    state_dir = invocation.load().configuration.state_dir
-    found = running_agent(state_dir)
+    from covey.cli.agent_client import AgentClient
+
+    if invocation.endpoint:
+        raise UserError("an agent is stopped on its own machine only", "run `covey down` there", ExitCode.USAGE)
+    configuration = invocation.load().configuration
+    found = running_agent(configuration.state_dir)
     if found is None:
         invocation.show({"stopped": False, "reason": "not running"}, lambda _: "no covey agent is running here")
         return
-    grace = invocation.load().configuration.grace_s if grace_s is None else grace_s
-    invocation.agent().post("/covey/v1/shutdown", {"grace_s": grace})
+    grace = configuration.grace_s if grace_s is None else grace_s
+    AgentClient.local(configuration.state_dir).post("/covey/v1/shutdown", {"grace_s": grace})
     deadline = time.monotonic() + grace + STOP_MARGIN_S
     while found.alive():
         if time.monotonic() > deadline:
@@ -52,6 +57,8 @@ def doctor(invocation: Invocation) -> None:
     """Look for what is wrong on this machine and in its pool, and say what to do about it."""
     from covey.doctor.report import findings_table, run_checks
 
+    if sys.stderr.isatty():
+        click.secho("looking, about ten seconds ...", dim=True, err=True)
     findings = run_checks(invocation.load())
     content: dict[str, Any] = {"findings": findings}
     invocation.show(content, lambda _: findings_table(findings))

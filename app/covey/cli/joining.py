@@ -42,9 +42,17 @@ def _after_init(content: dict[str, Any], pool_name: str) -> str:
 
 @click.command()
 @click.option("--valid", "valid_minutes", type=click.FloatRange(min=1), help="Minutes until it expires. [default: 60]")
+@click.option("--revoke-all", is_flag=True, help="Make no token; take back all that were made and not used.")
 @common_options
-def invite(invocation: Invocation, valid_minutes: float | None) -> None:
+def invite(invocation: Invocation, valid_minutes: float | None, revoke_all: bool) -> None:
     """Make a token for one more machine."""
+    if revoke_all:
+        _revoke_all(invocation)
+    else:
+        _invite(invocation, valid_minutes)
+
+
+def _invite(invocation: Invocation, valid_minutes: float | None) -> None:
     from covey.membership import identity_errors
     from covey.running import running_agent
     from covey_mesh.io.identity import load
@@ -52,12 +60,28 @@ def invite(invocation: Invocation, valid_minutes: float | None) -> None:
     configuration = invocation.load().configuration
     running = running_agent(configuration.state_dir)
     if running is not None:
-        made = invocation.agent().post("/covey/v1/invite", {"valid_minutes": valid_minutes})
+        agent = AgentClient.local(configuration.state_dir)
+        made = agent.post("/covey/v1/invite", {"valid_minutes": valid_minutes})
     else:
         with identity_errors():
             made = _local_invitation(configuration, load(configuration.state_dir), valid_minutes)
     start = "" if running else "\n(start the agent here first: covey up)"
     invocation.show(made, lambda content: f"on the new machine, once:\ncovey join {content['token']}{start}")
+
+
+def _revoke_all(invocation: Invocation) -> None:
+    """Through the agent where one runs: the file is its own user's."""
+    from covey.membership import identity_errors, revoke_invitations
+    from covey.running import running_agent
+    from covey_mesh.io.identity import load
+
+    state_dir = invocation.load().configuration.state_dir
+    if running_agent(state_dir) is not None:
+        invocation.agent().post("/covey/v1/revoke-invitations", {})
+    else:
+        with identity_errors():
+            revoke_invitations(load(state_dir))
+    invocation.show({"revoked": True}, lambda _: "every invitation is taken back: no token is good any more")
 
 
 def _local_invitation(configuration: Configuration, identity: Identity, valid_minutes: float | None) -> dict[str, Any]:
