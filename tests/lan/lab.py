@@ -176,9 +176,7 @@ class Host:
 class Lab:
     """`hosts` machines h1, h2, ... at 10.77.0.1, 10.77.0.2, ... on one LAN, from `__enter__` to `__exit__`."""
 
-    def __init__(
-        self, hosts: int, *, addresses: bool = True, make_switch: Callable[[], Switch] | None = None
-    ) -> None:
+    def __init__(self, hosts: int, *, addresses: bool = True, make_switch: Callable[[], Switch] | None = None) -> None:
         """With `addresses` False the hosts start without any IPv4 address. Without `make_switch`: a plain bridge."""
         assert 0 < hosts <= HOSTS_MAX, f"a lab has 1 to {HOSTS_MAX} hosts"
         self._count = hosts
