@@ -34,6 +34,9 @@ class Controls(Protocol):
     async def invite(self, valid_minutes: float | None) -> Mapping[str, Any]:
         """A join token and when it expires. Raises UserError where this machine cannot invite."""
 
+    async def revoke_invitations(self) -> None:
+        """Returns once no token is good any more. Raises UserError where this machine cannot invite."""
+
 
 class AdminRoutes:
     """Handlers only; `routes` says where they hang."""
@@ -49,6 +52,7 @@ class AdminRoutes:
                 ("POST", "/covey/v1/drain"): Route(checked(self._drain), Access.LOCAL),
                 ("POST", "/covey/v1/shutdown"): Route(checked(self._shutdown), Access.LOCAL),
                 ("POST", "/covey/v1/invite"): Route(checked(self._invite), Access.LOCAL),
+                ("POST", "/covey/v1/revoke-invitations"): Route(self._revoke_invitations, Access.LOCAL),
             },
             {("GET", "/covey/v1/explain/"): Route(self._explain)},
         )
@@ -80,7 +84,14 @@ class AdminRoutes:
             valid_minutes = read_number(request, "valid_minutes", VALID_MAX_MINUTES)
             return answer(dict(await self._controls.invite(valid_minutes)))
         except UserError as error:
-            return refusal(409, f"{error}: {error.next_step}" if error.next_step else str(error))
+            return cannot(error)
+
+    async def _revoke_invitations(self, request: PlainRequest) -> PlainResponse:
+        try:
+            await self._controls.revoke_invitations()
+        except UserError as error:
+            return cannot(error)
+        return answer({"revoked": True})
 
 
 class BadBody(Exception):
@@ -120,6 +131,11 @@ def read_number(request: PlainRequest, name: str, largest: float) -> float | Non
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= largest:
         raise BadBody(f"`{name}` must be a number from 0 to {largest:g}")
     return float(value)
+
+
+def cannot(error: UserError) -> PlainResponse:
+    """This machine, as it is, cannot do that."""
+    return refusal(409, f"{error}: {error.next_step}" if error.next_step else str(error))
 
 
 def answer(content: Mapping[str, Any]) -> PlainResponse:

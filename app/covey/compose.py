@@ -21,7 +21,7 @@ from covey import __version__
 from covey.admin import AdminRoutes
 from covey.config import Configuration, is_loopback
 from covey.errors import UserError
-from covey.membership import invitation
+from covey.membership import invitation, revoke_invitations
 from covey.models import model_specs
 from covey.reach import ip_addresses, listen_ip, reachable
 from covey.security import key_ring
@@ -313,6 +313,12 @@ class Agent:
                     f"cannot listen on {configuration.enrol} for machines that join", "set --enrol HOST:PORT"
                 )
         return made
+
+    async def revoke_invitations(self) -> None:
+        """Also closes the enrolment port. Raises UserError where this machine does not hold the pool's CA key."""
+        revoke_invitations(self._identity)
+        if self._enrolment is not None:
+            await self._enrolment.check()
 
     # --- stopped ------------------------------------------------------------------------------------------------------
 

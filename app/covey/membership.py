@@ -34,6 +34,12 @@ def open_or_make(state_dir: Path, pool_name: str = DEFAULT_POOL_NAME) -> tuple[I
             return identities.create_pool(state_dir, pool_name), True
 
 
+def revoke_invitations(identity: Identity) -> None:
+    """No token that was handed out is good any more. Raises UserError."""
+    with identity_errors():
+        Invitations(identity).revoke_all()
+
+
 def invitation(identity: Identity, addresses: tuple[str, ...], valid_minutes: float | None) -> dict[str, Any]:
     """A token for one more machine: `token`, `expires_unix_s`. `addresses` are where `enrol` listens.
 

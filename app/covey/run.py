@@ -18,6 +18,7 @@ from covey import __version__, logs
 from covey.compose import Agent
 from covey.config import Configuration
 from covey.errors import ExitCode
+from covey.file_limit import raise_file_limit
 from covey.membership import open_or_make
 from covey.models import model_specs
 from covey.places import make_private
@@ -39,6 +40,7 @@ def run_agent(configuration: Configuration, as_json: bool) -> ExitCode:
     logs.set_up(configuration.log_level, configuration.log_format)
     configuration.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     make_private(configuration.runtime_dir)
+    raise_file_limit()
     with only_agent(configuration.state_dir):
         return uvloop.run(_Run(configuration, StartScreen(as_json)).main())
 

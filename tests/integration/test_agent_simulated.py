@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
+import resource
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.support.polling import wait_until
@@ -14,6 +17,7 @@ from tests.support.real_agents import SHARED_MODEL, AgentPool, ask, ask_whole
 from covey.cli.agent_client import AgentClient
 from covey.demo.agent_process import AgentProcess, call_covey, covey_command
 from covey.demo.pool import alive, descendants
+from covey.file_limit import FILES_WANTED
 
 NAMES = ("anna", "ben", "carl")
 
@@ -23,10 +27,22 @@ def pool() -> Iterator[AgentPool]:
     """One pool for the tests that leave it whole."""
     made = AgentPool(NAMES)
     try:
-        made.start()
+        with usual_file_limit():
+            made.start()
         yield made
     finally:
         made.close()
+
+
+@contextlib.contextmanager
+def usual_file_limit() -> Iterator[None]:
+    """What is started meanwhile begins with the soft limit of an ordinary login."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.fixture
@@ -166,3 +182,10 @@ def test_a_rolling_restart_under_load_loses_nothing(small_pool: AgentPool) -> No
         restarted.start()
         restarted.wait_answering()
         small_pool.wait_whole()
+
+
+def test_an_agent_may_open_as_many_files_as_the_system_lets_it(pool: AgentPool) -> None:
+    """Two sockets a stream: the usual soft limit of 1,024 would end a busy machine."""
+    limits = Path(f"/proc/{pool.agents['anna'].pid}/limits").read_text()
+    soft, hard = next(line.split()[3:5] for line in limits.splitlines() if line.startswith("Max open files"))
+    assert int(soft) == min(FILES_WANTED, int(hard))

@@ -25,6 +25,8 @@ from click.testing import CliRunner, Result
 
 from covey.cli import cli
 from covey.running import LOCK_NAME, leave_note, running_agent
+from covey_mesh.io.identity import load
+from covey_mesh.io.invitations import Invitations
 
 ROOT = Path(__file__).resolve().parents[2]
 ANNA, BEN = "a" * 32, "b" * 32
@@ -106,6 +108,8 @@ class FakeAgent(http.server.BaseHTTPRequestHandler):
             self._stream("Hel", "lo")
         elif self.path == "/covey/v1/invite":
             self._send(200, {"token": "covey1-token", "expires_unix_s": 0})
+        elif self.path == "/covey/v1/revoke-invitations":
+            self._send(200, {"revoked": True})
         else:
             self._send(200, {"draining": body.get("draining")})
 
@@ -332,6 +336,19 @@ def test_invite_asks_the_running_agent(state_dir: Path, agent: list[tuple[str, A
     result = run(state_dir, "invite", "--valid", "5")
     assert "covey join covey1-token" in result.stdout
     assert agent == [("/covey/v1/invite", {"valid_minutes": 5.0})]
+
+
+def test_invitations_are_taken_back_by_the_running_agent(state_dir: Path, agent: list[tuple[str, Any]]) -> None:
+    assert "taken back" in run(state_dir, "invite", "--revoke-all").stdout
+    assert agent == [("/covey/v1/revoke-invitations", {})]
+
+
+def test_invitations_are_taken_back_without_an_agent(state_dir: Path) -> None:
+    run(state_dir, "init")
+    invitations = Invitations(load(state_dir))
+    assert invitations.any_outstanding()
+    assert json.loads(run(state_dir, "invite", "--revoke-all", "--json").stdout) == {"revoked": True}
+    assert not invitations.any_outstanding()
 
 
 def test_init_makes_a_pool_and_a_token_and_says_what_is_next(state_dir: Path) -> None:

@@ -171,6 +171,9 @@ class FakeControls:
             raise UserError("no keeper", "ask the keeper")
         return {"token": "t"}
 
+    async def revoke_invitations(self) -> None:
+        self.calls.append("revoked")
+
 
 async def call(controls: FakeControls, method: str, path: str, body: bytes = b"") -> PlainResponse:
     found = AdminRoutes(FakeStatus(), controls).routes().find(method, path)  # type: ignore[arg-type]
@@ -197,6 +200,7 @@ async def call(controls: FakeControls, method: str, path: str, body: bytes = b""
         ("POST", "/covey/v1/shutdown", f'{{"grace_s": {GRACE_MAX_S + 1}}}'.encode(), 400),
         ("POST", "/covey/v1/shutdown", b"", 200),
         ("POST", "/covey/v1/invite", b"{}", 200),
+        ("POST", "/covey/v1/revoke-invitations", b"", 200),
         ("POST", "/covey/v1/invite", b'{"valid_minutes": 1}', 409),
     ],
 )
@@ -211,7 +215,7 @@ async def test_admin_routes(method: str, path: str, body: bytes, status: int) ->
 
 def test_changing_is_for_this_machine_alone() -> None:
     routes = AdminRoutes(FakeStatus(), FakeControls()).routes()  # type: ignore[arg-type]
-    for path in ("/covey/v1/drain", "/covey/v1/shutdown", "/covey/v1/invite"):
+    for path in ("/covey/v1/drain", "/covey/v1/shutdown", "/covey/v1/invite", "/covey/v1/revoke-invitations"):
         found = routes.find("POST", path)
         assert found is not None
         assert found[0].access is Access.LOCAL

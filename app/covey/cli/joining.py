@@ -53,6 +53,7 @@ def invite(invocation: Invocation, valid_minutes: float | None, revoke_all: bool
 
 
 def _invite(invocation: Invocation, valid_minutes: float | None) -> None:
+    from covey.cli.agent_client import AgentClient
     from covey.membership import identity_errors
     from covey.running import running_agent
     from covey_mesh.io.identity import load
@@ -71,13 +72,14 @@ def _invite(invocation: Invocation, valid_minutes: float | None) -> None:
 
 def _revoke_all(invocation: Invocation) -> None:
     """Through the agent where one runs: the file is its own user's."""
+    from covey.cli.agent_client import AgentClient
     from covey.membership import identity_errors, revoke_invitations
     from covey.running import running_agent
     from covey_mesh.io.identity import load
 
     state_dir = invocation.load().configuration.state_dir
     if running_agent(state_dir) is not None:
-        invocation.agent().post("/covey/v1/revoke-invitations", {})
+        AgentClient.local(state_dir).post("/covey/v1/revoke-invitations", {})
     else:
         with identity_errors():
             revoke_invitations(load(state_dir))
