@@ -129,7 +129,9 @@ class LanPool(AgentPool):
 
 def simulated_pool(hosts: Sequence[Host]) -> LanPool:
     """Each host serves `shared` and `only-NAME`; all but the first serve `pair`."""
-    models = {host.name: [SHARED_MODEL, f"only-{host.name}", *(["pair"] if host is not hosts[0] else [])] for host in hosts}
+    models = {host.name: [SHARED_MODEL, f"only-{host.name}"] for host in hosts}
+    for host in hosts[1:]:
+        models[host.name].append("pair")
     speeds = ("--simulated-prefill-tokens-per-s", str(PREFILL_TOKENS_PER_S), "--simulated-decode-tokens-per-s", "200")
     return LanPool(hosts, ("--engine", "simulated", *speeds), models)
 
@@ -139,11 +141,11 @@ SLOW_PROMPT = "word " * 3000
 """Three seconds until the first token."""
 
 
-def await_leader(pool: LanPool, viewers: Sequence[HostAgent], among: Sequence[HostAgent], timeout_s: float = 30.0) -> HostAgent:
+def await_leader(pool: LanPool, viewers: Sequence[HostAgent], among: Sequence[HostAgent]) -> HostAgent:
     """Until all viewers see the same leader, one of `among`."""
 
     def same() -> HostAgent | None:
         seen = {pool.led_by(viewer) for viewer in viewers}
         return next((agent for agent in among if seen == {agent.node_id}), None)
 
-    return wait_until(same, f"{[v.name for v in viewers]} have one leader among {[a.name for a in among]}", timeout_s)
+    return wait_until(same, f"{[v.name for v in viewers]} have one leader among {[a.name for a in among]}")

@@ -1,4 +1,4 @@
-"""HTTP and raw sockets from a host of a lab, without a process there: a socket belongs to the namespace it was made in."""
+"""HTTP and raw sockets from a host of a lab, without a process there: a socket keeps the namespace it was made in."""
 
 from __future__ import annotations
 
@@ -93,7 +93,9 @@ class Answered:
     request_id: str
 
 
-def chat(client: HostClient, model: str, *, prompt: str = "Hello", max_tokens: int = 8, stream: bool = True) -> Answered:
+def chat(
+    client: HostClient, model: str, *, prompt: str = "Hello", max_tokens: int = 8, stream: bool = True
+) -> Answered:
     """One chat to its end. Raises UserError where it is refused or breaks off."""
     path, body = "/v1/chat/completions", {"model": model, "messages": [{"role": "user", "content": prompt}]}
     body |= {"max_tokens": max_tokens, "stream": stream}

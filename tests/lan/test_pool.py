@@ -253,7 +253,7 @@ def test_machines_that_hear_no_multicast_become_members(pool: LanPool, measured:
         for agent in deaf:
             agent.wait_answering()
         pool.wait_whole()
-        measured("two machines with multicast blocked inbound are members, from `covey up` on", time.monotonic() - started_s)
+        measured("two machines that hear no multicast are members, from `covey up` on", time.monotonic() - started_s)
         assert chat(deaf[0].client, "only-h3").machine == "h3"
         assert chat(deaf[1].client, "only-h2").machine == "h2"
         assert chat(deaf[1].client, "only-h1").machine == "h1"
