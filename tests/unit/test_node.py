@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from covey_gateway.core import paths as gateway_paths
+from covey_mesh.core.engine_paths import ENGINE_PATHS
 from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, Upstream
 from covey_mesh.core.facts import EngineState, NodeLoad
 from covey_mesh.core.names import NodeId
@@ -91,11 +93,17 @@ class Lab:
         return self.engines[-1]
 
     def open(
-        self, request_id: str = "r", attempt: int = 1, model: str = "m", tokens: int = 4, deadline_ms: int = 0
+        self,
+        request_id: str = "r",
+        attempt: int = 1,
+        model: str = "m",
+        tokens: int = 4,
+        deadline_ms: int = 0,
+        path: str = CHAT,
     ) -> tuple[Sink, Upstream]:
         body = {"model": model, "stream": True, "max_tokens": tokens, "messages": [{"role": "user", "content": "hi"}]}
         raw, sink = json.dumps(body).encode(), Sink()
-        request = ForwardedRequest(request_id, attempt, model, CHAT, raw, True, 3, tokens, deadline_ms)
+        request = ForwardedRequest(request_id, attempt, model, path, raw, True, 3, tokens, deadline_ms)
         upstream = self.node.open(request, sink)
         assert not sink.ended.is_set()
         return sink, upstream
@@ -241,6 +249,32 @@ def test_unknown_model_and_draining() -> None:
         assert again.failure is None
 
     with_lab(model())(scenario)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/load_lora_adapter",
+        "/sleep",
+        "/v1/chat/completions HTTP/1.1\r\nContent-Length: 0\r\n\r\nPOST /v1/completions",
+        "/v1/chat/completions?x=1",
+        "/v1/chat/completions\u2028",
+        "",
+    ],
+)
+def test_an_engine_is_reached_by_its_public_paths_alone(path: str) -> None:
+    """Whatever another machine wrote into the path: it would be spliced into a connection that all clients share."""
+
+    async def scenario(lab: Lab) -> None:
+        failure = await lab.failure(lab.open(path=path)[0])
+        assert failure.code is FailureCode.NO_MODEL
+        assert "path" in failure.message
+
+    with_lab(model())(scenario)
+
+
+def test_gateways_and_nodes_agree_on_the_paths() -> None:
+    assert gateway_paths.ENGINE_PATHS.keys() == ENGINE_PATHS
 
 
 def test_a_dead_engine_is_restarted_and_reported() -> None:

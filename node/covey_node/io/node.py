@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
+from covey_mesh.core.engine_paths import ENGINE_PATHS
 from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, ResponseSink, Upstream
 from covey_mesh.core.facts import ModelLoad, NodeLoad, Task
 from covey_mesh.core.names import NodeId
@@ -104,6 +105,8 @@ class Node:
             offered = ", ".join(sorted(self._served)) or "none"
             why = f"this machine does not offer {request.model!r}; it offers: {offered}"
             return refused(sink, Failure(FailureCode.NO_MODEL, why))
+        if request.path not in ENGINE_PATHS:
+            return refused(sink, Failure(FailureCode.NO_MODEL, "no engine here is asked under that path"))
         return served.open(request, sink)
 
     def load(self) -> NodeLoad:
