@@ -54,7 +54,6 @@ def invite(invocation: Invocation, valid_minutes: float | None, revoke_all: bool
 
 def _invite(invocation: Invocation, valid_minutes: float | None) -> None:
     from covey.cli.agent_client import AgentClient
-    from covey.cli.agent_client import AgentClient
     from covey.membership import identity_errors
     from covey.running import running_agent
     from covey_mesh.io.identity import load
