@@ -9,7 +9,15 @@ import pytest
 
 from covey_mesh.core.ballot import NO_BALLOT, Ballot
 from covey_mesh.core.effects import FollowerGained, LeadershipChanged, Persist, Send
-from covey_mesh.core.election import COUNTER_MAX, TRANSITIONS, Election, IllegalTransition, Role, Trigger
+from covey_mesh.core.election import (
+    COUNTER_LEAP_MAX,
+    COUNTER_MAX,
+    TRANSITIONS,
+    Election,
+    IllegalTransition,
+    Role,
+    Trigger,
+)
 from covey_mesh.core.events import (
     ElectionReceived,
     PeerFresh,
@@ -287,6 +295,31 @@ def test_the_same_leader_may_rise() -> None:
 )
 def test_a_request_under_a_ballot_that_is_not_the_senders_is_ignored(ballot: Ballot) -> None:
     assert Machine().hears(A, GrantRequest(ballot, 1, LEASE_S)) == []
+
+
+ABSURD = [COUNTER_MAX + 1, 2**64 - 1, 5 + COUNTER_LEAP_MAX + 1]
+
+
+@pytest.mark.parametrize("counter", ABSURD)
+def test_one_machine_cannot_push_the_ballots_of_all_to_their_end(counter: int) -> None:
+    """A promise that no later ballot could exceed, told by a liar, would leave the pool without a leader for good."""
+    far = Ballot(counter, A)
+    machine, request = canvassing(A, C)
+    machine.hears(A, PreVoteReply(request.ballot, request.round, True, promised=far))
+    machine.hears(C, PreVoteReply(request.ballot, request.round, True))
+    machine.at(machine.now_s + LAN.pre_vote_timeout_s)
+    assert machine.role is Role.LEADING
+    assert machine.election.grants.promise.ballot.counter == request.ballot.counter
+    asked = sent_to(A, machine.at(machine.now_s + 1), GrantRequest)[-1]
+    machine.hears(A, GrantReply(asked.ballot, asked.round, False, far, Refusal.STALE.value))
+    assert machine.election.grants.promise.ballot.counter == request.ballot.counter
+
+
+def test_a_leap_that_years_of_elections_could_explain_is_followed() -> None:
+    machine = Machine().follows(A, counter=1)
+    far = Ballot(1 + COUNTER_LEAP_MAX, A)
+    machine.hears(A, GrantRequest(far, 2, LEASE_S))
+    assert machine.election.may_obey(far, 0.0)
 
 
 def test_who_cannot_write_does_not_grant() -> None:

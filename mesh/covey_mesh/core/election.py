@@ -51,12 +51,23 @@ from covey_mesh.core.events import (
     Tick,
 )
 from covey_mesh.core.grants import Grants, Refusal
-from covey_mesh.core.messages import GrantReply, GrantRequest, LeaseReleased, PreVoteReply, PreVoteRequest
+from covey_mesh.core.messages import (
+    ElectionMessage,
+    GrantReply,
+    GrantRequest,
+    LeaseReleased,
+    PreVoteReply,
+    PreVoteRequest,
+)
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.timing import Timing, canvass_retry_s, heartbeat_interval_s, leader_lease_s, lease_s
 
 COUNTER_MAX = 2**62
 """Ballots above it are nobody's honest claim (a leader change a microsecond for 100,000 years): ignored."""
+
+COUNTER_LEAP_MAX = 2**32
+"""Likewise ballots this far above what was promised here (a change of leader a second for 136 years). Without it one
+lying machine could name a ballot that nobody can exceed, and the pool would be without a leader for good."""
 
 NEVER = float("inf")
 
@@ -481,10 +492,18 @@ class Election:
     # --- links ------------------------------------------------------------------------------------------------------
 
     def _on_received(self, now_s: float, event: ElectionReceived) -> None:
-        if not event.message.ballot.counter <= COUNTER_MAX or event.sender == self.self_id:
+        if self._absurd(event.message) or event.sender == self.self_id:
             return
         if self.role is not Role.STOPPED or isinstance(event.message, GrantRequest):
             self._receivers[type(event.message)](now_s, event.sender, event.message)
+
+    def _absurd(self, message: ElectionMessage) -> bool:
+        """It names a ballot that no honest history led to."""
+        highest = min(COUNTER_MAX, self.grants.promise.ballot.counter + COUNTER_LEAP_MAX)
+        named = [message.ballot]
+        if isinstance(message, PreVoteReply | GrantReply):
+            named.append(message.promised)
+        return any(ballot.counter > highest for ballot in named)
 
     def _on_linked(self, now_s: float, event: PeerLinked) -> None:
         self._links[event.peer] = True

@@ -96,7 +96,8 @@ class EngineClient:
 
     def open(self, method: str, path: str, body: bytes, sink: ResponseSink) -> EngineRequest:
         """Send one request; the sink is called later, from the event loop."""
-        assert path.isascii() and path.isprintable() and " " not in path, "a path that would begin another request"
+        assert path.isprintable(), "a path that would begin another request"
+        assert " " not in path, "a path that would end the request line"
         head = f"{method} {path} HTTP/1.1\r\nHost: engine\r\nContent-Type: application/json\r\n"
         wire = head.encode("ascii") + b"Content-Length: %d\r\n\r\n" % len(body) + body
         request = EngineRequest(self, wire, sink)
