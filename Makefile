@@ -39,8 +39,9 @@ format: setup ## rewrite the code in the house's style
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-proto: setup ## generate mesh/covey_mesh/wire/v1 from proto/
+proto: setup ## generate mesh/covey_mesh/wire/v1 from proto/, and lock what is new
 	@$(BIN)/python tools/proto.py
+	@$(BIN)/python -m tools.wire_lock
 
 freeze: setup ## write the versions in .venv to requirements/
 	@$(BIN)/python tools/freeze.py
