@@ -23,6 +23,7 @@ from covey_mesh.core.ports import LinkLoss
 from covey_mesh.core.stores import KnownPeer
 from covey_mesh.io.attempts import IN_USE_LINGER_S, WAITING_MAX
 from covey_mesh.io.mesh import FROM_PERSON, MeshRuntime
+from covey_mesh.io.queries import SLOW_ANSWERS_MAX
 
 A, B, C = (NodeId(letter * 32) for letter in "abc")
 REQUEST = ForwardedRequest("r", 1, "m", "/v1/completions", b"{}", False, 1, 1)
@@ -274,6 +275,35 @@ def test_queries_are_answered_here_and_there(world: World) -> None:
     link = world.link(C)
     world.mesh.message(link, Query(9, "echo", b"y"))  # type: ignore[arg-type]
     assert link.sent[-1] == QueryReply(9, True, b"yy")
+
+
+def test_an_answer_may_take_its_time_and_knows_who_asked(world: World) -> None:
+    asked: list[Any] = []
+    world.mesh.answer_queries_later("slow", lambda *question: asked.append(question))
+    link = world.link(C)
+    world.mesh.message(link, Query(9, "slow", b"y"))  # type: ignore[arg-type]
+    ((sender, payload, reply),) = asked
+    assert (sender, payload) == (C, b"y")
+    assert not any(isinstance(message, QueryReply) for message in link.sent)
+    reply(b"at last")
+    assert link.sent[-1] == QueryReply(9, True, b"at last")
+    with pytest.raises(AssertionError, match="two replies"):
+        reply(b"again")
+    with pytest.raises(AssertionError, match="two handlers"):
+        world.mesh.answer_queries("slow", lambda payload: payload)
+
+
+def test_answers_under_way_are_bounded(world: World) -> None:
+    replies: list[Any] = []
+    world.mesh.answer_queries_later("slow", lambda sender, payload, reply: replies.append(reply))
+    link = world.link(C)
+    for number in range(SLOW_ANSWERS_MAX + 1):
+        world.mesh.message(link, Query(number, "slow", b""))  # type: ignore[arg-type]
+    assert len(replies) == SLOW_ANSWERS_MAX
+    assert link.sent[-1] == QueryReply(SLOW_ANSWERS_MAX, False, b"")
+    replies[0](None)
+    world.mesh.message(link, Query(99, "slow", b""))  # type: ignore[arg-type]
+    assert len(replies) == SLOW_ANSWERS_MAX + 1
 
 
 def test_a_query_is_late_unreachable_or_cut_off(world: World) -> None:

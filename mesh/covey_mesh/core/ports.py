@@ -112,6 +112,9 @@ class MeshListener(Protocol):
 
 QueryHandler = Callable[[bytes], bytes | None]
 
+SlowQueryHandler = Callable[[NodeId, bytes, Callable[[bytes | None], None]], None]
+"""(who asks, payload, reply): calls `reply` once, at any later time; None says that there is no answer."""
+
 
 class Mesh(Protocol):
     """What gateway, scheduler and program may ask of the mesh."""
@@ -137,3 +140,6 @@ class Mesh(Protocol):
         """None when not found, unreachable or late."""
 
     def answer_queries(self, kind: str, handler: QueryHandler) -> None: ...
+
+    def answer_queries_later(self, kind: str, handler: SlowQueryHandler) -> None:
+        """For answers that take time: a measurement, a dial."""

@@ -68,7 +68,7 @@ from covey_mesh.core.messages import (
     ViewReport,
 )
 from covey_mesh.core.names import NodeId, short
-from covey_mesh.core.ports import Link, LinkLoss, MeshListener, QueryHandler, Transport
+from covey_mesh.core.ports import Link, LinkLoss, MeshListener, QueryHandler, SlowQueryHandler, Transport
 from covey_mesh.core.stores import PeerStore, PromiseStore
 from covey_mesh.core.timing import LAN, Timing
 from covey_mesh.io.attempts import Attempts
@@ -137,6 +137,7 @@ class MeshRuntime:
         self._local_handler: OpenRequest | None = None
         self._peers_changed = False
         self._handlers: list[tuple[str, QueryHandler]] = []
+        self._slow_handlers: list[tuple[str, SlowQueryHandler]] = []
         self._early_hints: list[Hinted] = []
         self._running = False
 
@@ -149,6 +150,8 @@ class MeshRuntime:
         self._queries = Queries(self._loop, self._send_control)
         for kind, handler in self._handlers:
             self._queries.answer(kind, handler)
+        for kind, slow in self._slow_handlers:
+            self._queries.answer_later(kind, slow)
         self._attempts = Attempts(self._loop, self._timing.open_wait_s, self._note_in_use)
         self._running = True
         for node_id, addresses in self._known_peers.load():
@@ -257,6 +260,13 @@ class MeshRuntime:
             self._queries.answer(kind, handler)
         else:
             self._handlers.append((kind, handler))
+
+    def answer_queries_later(self, kind: str, handler: SlowQueryHandler) -> None:
+        """One handler a kind."""
+        if self._running:
+            self._queries.answer_later(kind, handler)
+        else:
+            self._slow_handlers.append((kind, handler))
 
     # --- LinkEvents: what the transport reports ---------------------------------------------------------------------
 
