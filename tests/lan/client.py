@@ -3,48 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import http.client
 import json
-import os
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tests.lan.lab import Host
+from tests.lan.namespaces import inside_namespace
 
 from covey.cli.agent_client import STREAM_TIMEOUT_S, AgentClient
-
-_NAMESPACES = Path("/run/netns")
-_libc = ctypes.CDLL(None, use_errno=True)
 
 SOCKET_TIMEOUT_S = 5.0
 BYTES_READ_MAX = 64 * 1024
 
 
-@contextlib.contextmanager
-def inside(host: Host) -> Iterator[None]:
+def inside(host: Host) -> AbstractContextManager[None]:
     """Sockets that this thread makes meanwhile are the host's. Other threads are not affected."""
-    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    there = os.open(_NAMESPACES / host.namespace, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        _enter(there)
-        try:
-            yield
-        finally:
-            _enter(before)
-    finally:
-        os.close(there)
-        os.close(before)
-
-
-def _enter(descriptor: int) -> None:
-    any_kind = 0
-    if _libc.setns(descriptor, any_kind) != 0:
-        raise OSError(ctypes.get_errno(), "setns")
+    return inside_namespace(host.namespace)
 
 
 class _HostConnection(http.client.HTTPConnection):

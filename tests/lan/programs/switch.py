@@ -6,7 +6,6 @@ Run it through tests.lan.switch.SoftwareSwitch. Not here: what happens to a fram
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import heapq
 import json
@@ -15,9 +14,9 @@ import select
 import struct
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
+from tests.lan.namespaces import inside_namespace
 from tests.lan.wires import Line, Wire, new_wire
 
 FRAME_BYTES_MAX = 2048
@@ -27,8 +26,6 @@ ADDRESSES_MAX = 1024
 
 _TUNSETIFF, _TUNSETCARRIER = 0x400454CA, 0x400454E2
 _IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
-_NAMESPACES = Path("/run/netns")
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Port:
@@ -37,17 +34,9 @@ class Port:
     def __init__(self, name: str, namespace: str, interface: str) -> None:
         self.name = name
         self.plugged = True
-        own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        there = os.open(_NAMESPACES / namespace, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            _enter(there)
+        with inside_namespace(namespace):
             self.device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            request = struct.pack("16sH22x", interface.encode(), _IFF_TAP | _IFF_NO_PI)
-            fcntl.ioctl(self.device, _TUNSETIFF, request)
-        finally:
-            _enter(own)
-            os.close(there)
-            os.close(own)
+            fcntl.ioctl(self.device, _TUNSETIFF, struct.pack("16sH22x", interface.encode(), _IFF_TAP | _IFF_NO_PI))
 
     def plug(self, plugged: bool) -> None:
         """The host sees its carrier come and go."""
@@ -60,11 +49,6 @@ class Port:
             os.write(self.device, frame)
         except OSError:
             pass
-
-
-def _enter(descriptor: int) -> None:
-    if _libc.setns(descriptor, 0) != 0:
-        raise OSError(ctypes.get_errno(), "setns")
 
 
 class SwitchProcess:
