@@ -666,8 +666,24 @@ async def test_web_pages_of_other_sites_cannot_use_loopback() -> None:
         assert (await it.ask(post(b"{}", "/v1/completions", "Origin: https://evil.example.com"))).status == 403
         assert (await it.ask(post(b"{}", "/v1/completions", "Origin: null"))).status == 403
         assert (await it.ask(post(b"{}", "/v1/completions", "Origin: http://localhost"))).status == 200
-        for host in (b"127.0.0.1:8080", b"[::1]:8080", b"covey.local", b"box", b"10.1.2.3"):
+        # Anybody on the network can announce a name in .local, or answer for a bare word, and point it to loopback.
+        for host in (b"evil.local", b"wpad"):
+            rebound = post(b"{}", "/v1/completions", "Origin: http://" + host.decode()).replace(b"localhost", host)
+            assert (await it.ask(rebound)).status == 403
+        mine = socket.gethostname().partition(".")[0].encode()
+        for host in (b"127.0.0.1:8080", b"[::1]:8080", mine, mine + b".local", b"10.1.2.3"):
             assert (await it.ask(post().replace(b"localhost", host))).status == 200
+    async with edge(whole, trusted_hosts=("covey.local",)) as it:
+        assert (await it.ask(post().replace(b"localhost", b"Covey.local:8080"))).status == 200
+
+
+@on_uvloop
+async def test_administration_is_not_reachable_over_tcp() -> None:
+    """Loopback is open to every user of the machine: one who could invite could read everybody's prompts."""
+    async with edge(whole, PAGES, {key_digest("secret"): "ada"}) as it:
+        for headers in ((), ("Authorization: Bearer secret",)):
+            response = await it.ask(post(b"{}", "/admin", *headers))
+            assert (response.status, code_of(response.body)) == (403, "forbidden")
 
 
 @on_uvloop

@@ -68,7 +68,8 @@ async def test_ready_only_with_a_model_that_can_be_served() -> None:
         (Access.KEYED, False, "", 401),
         (Access.KEYED, False, "wrong", 401),
         (Access.KEYED, False, "secret", 200),
-        (Access.LOCAL, True, "", 200),
+        (Access.LOCAL, True, "", 403),
+        (Access.LOCAL, True, "secret", 403),
         (Access.LOCAL, False, "secret", 403),
         (Access.LOCAL, False, "", 403),
     ],
@@ -82,6 +83,11 @@ def test_access(access: Access, local: bool, key: str, status: int) -> None:
         with pytest.raises(GatewayError) as caught:
             policy.admit(access, caller)
         assert caught.value.status == status
+
+
+def test_administration_is_for_the_unix_socket_alone() -> None:
+    policy = AccessPolicy(KeyRing({key_digest("secret"): "ada"}), key_on_loopback=True)
+    assert policy.admit(Access.LOCAL, Caller(local=True, unix=True)) == ""
 
 
 @pytest.mark.parametrize(
@@ -114,10 +120,13 @@ def test_keys_are_known_by_their_digest_alone() -> None:
         ("127.0.0.1", True),
         ("[::1]:8080", True),
         ("192.168.1.7:8080", True),
-        ("covey.local:8080", True),
-        ("COVEY.LOCAL.", True),
+        ("LOCALHOST.", True),
+        ("app.localhost", True),
         ("host.docker.internal", True),
-        ("box", True),
+        ("evil.local:8080", False),
+        ("EVIL.LOCAL.", False),
+        ("evil.internal", False),
+        ("wpad", False),
         ("evil.example.com", False),
         ("127.0.0.1.evil.example.com", False),
         ("evil-local.com", False),

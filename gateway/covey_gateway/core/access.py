@@ -2,7 +2,11 @@
 
 Loopback needs no key, but a web page open in the user's browser reaches loopback too. Without a key, therefore, the
 Host must be a name of this machine (stops DNS rebinding) and an Origin, which browsers always send with a cross-site
-POST, must be this server's own or one that the configuration allows.
+POST, must be this server's own or one that the configuration allows. Names that anybody on the network can announce
+(`*.local`) or a search domain can supply (a bare word) are no names of this machine unless it bears them.
+
+Administration is for the Unix socket alone: whoever can invite a machine can read the pool's prompts, and loopback is
+open to every user of the machine and to every program that can be talked into making a request.
 """
 
 from __future__ import annotations
@@ -15,7 +19,9 @@ from covey_gateway.core.errors import forbidden, key_needed
 from covey_gateway.core.keys import KeyRing, bearer_key
 from covey_gateway.core.pages import Access
 
-LOCAL_SUFFIXES = (".local", ".localhost", ".internal")
+LOOPBACK_NAMES = frozenset({"localhost", "host.docker.internal", "host.containers.internal"})
+"""Names that resolve to this machine by rule; the last two are the host's names inside containers."""
+
 HOSTS_REMEMBERED = 256
 
 
@@ -50,8 +56,8 @@ class AccessPolicy:
             return ""
         key = bearer_key(caller.authorization, caller.x_api_key)
         user = self._keys.user_of(key) if key else None
-        if access is Access.LOCAL and not caller.local:
-            raise forbidden("This can only be done on the machine itself; run the covey command there.")
+        if access is Access.LOCAL and not caller.unix:
+            raise forbidden("This is done over the agent's own socket alone; run the covey command on the machine.")
         if user is not None:
             return user
         if not caller.local or (self._key_on_loopback and not caller.unix):
@@ -86,11 +92,9 @@ def host_name(host: str) -> str:
 
 @lru_cache(maxsize=HOSTS_REMEMBERED)
 def is_own_name(host: str) -> bool:
-    """True for IP addresses, single-label names and names that only exist on this network."""
+    """True for IP addresses and the names of loopback: what no other machine's name server can redirect here."""
     name = host_name(host).rstrip(".")
-    if "." not in name and ":" not in name:
-        return True
-    if name.endswith(LOCAL_SUFFIXES):
+    if name in LOOPBACK_NAMES or name.endswith(".localhost"):
         return True
     try:
         ipaddress.ip_address(name)

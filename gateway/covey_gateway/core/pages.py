@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 
 class Access(enum.Enum):
-    """Who may read a page. LOCAL means this machine alone, whatever key is shown: the place for administration."""
+    """Who may read a page. LOCAL means the agent's Unix socket alone, whatever key is shown: for administration."""
 
     OPEN = "open"
     KEYED = "keyed"

@@ -39,6 +39,10 @@ class RequestSettings:
     buffered_answer_bytes_max: int = 4 * 1024 * 1024
     # All such answers together; beyond it answers are passed on as they come.
     buffered_total_bytes_max: int = 256 * 1024 * 1024
+    # Streams are kept as sent up to this size (about 4,000 tokens a MiB), to be continued if their machine dies.
+    kept_answer_bytes_max: int = 2 * 1024 * 1024
+    # All such streams together; beyond it the longest-running are not continuable.
+    kept_total_bytes_max: int = 256 * 1024 * 1024
     # Requests held by this gateway at once; the next one is refused with 503.
     in_flight_max: int = 4096
     # Planning figure where the client names no bound for the answer.
@@ -90,7 +94,7 @@ class HttpSettings:
     linger_s: float = 2.0
     # Origins of browser applications that may call with CORS ("*": any); none by default.
     cors_origins: tuple[str, ...] = ()
-    # Host names beyond loopback, IP addresses and *.local under which the keyless loopback interface answers.
+    # Host names beyond localhost, IP addresses and this machine's own under which keyless loopback answers.
     trusted_hosts: tuple[str, ...] = ()
     # Also ask local clients for a key.
     key_on_loopback: bool = False

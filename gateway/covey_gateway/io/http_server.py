@@ -73,7 +73,8 @@ class HttpServer:
     def set_keys(self, keys: KeyRing) -> None:
         """Keys were added or revoked; the next request already sees it."""
         settings = self.settings
-        self.access = AccessPolicy(keys, settings.key_on_loopback, settings.trusted_hosts, settings.cors_origins)
+        trusted = (*settings.trusted_hosts, *own_names())
+        self.access = AccessPolicy(keys, settings.key_on_loopback, trusted, settings.cors_origins)
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -271,6 +272,13 @@ class HttpServer:
             exchange.refuse(errors.internal())
         else:
             exchange.page(response)
+
+
+def own_names() -> tuple[str, ...]:
+    """What this machine is called, alone and on the local link."""
+    name = socket.gethostname()
+    first = name.partition(".")[0]
+    return (name, first, f"{first}.local") if first else ()
 
 
 def remove_file(path: str) -> None:
