@@ -5,15 +5,16 @@ candidacy.py; here is when to do what. One life of a machine:
 
     LEADERLESS --campaign due--> CANVASSING --nobody objects--> STANDING --own ballot on disk--> LEADING
       ^   |                          |                              |                              |
-      |   |                          | pre-vote lost                | not on disk                  | outranked, or
-      +---(--------------------------+------------------------------+------------------------------+ lease over
+      |   |                          | pre-vote lost                | not on disk                  | outranked, lease or
+      +---(--------------------------+------------------------------+------------------------------+ candidacy over
       |   +--granted another--> FOLLOWING
       +------- grant ended ---------+            (from CANVASSING too; STOPPED from anywhere)
 
 Ballots are pairs (counter, node id), so two claims never tie (Lamport, Paxos Made Simple, 2001); leases timed from
 sending by the holder and from receipt by the granter follow Gray and Cheriton (Leases, 1989); the pre-vote is that of
 Ongaro's thesis on Raft (2014, section 9.6), over links that carry both ways. No quorum on purpose: what a leader
-knows is soft, and a two-machine office must survive the loss of either.
+knows is soft, and a two-machine office must survive the loss of either. Where an office has put something else before
+the election (leadership_source.py), only who may stand begins a campaign, and a leader that may no longer steps down.
 
 Properties, and where each is enforced:
   S1  No node obeys two leaders or a lower ballot: grants.py (one live grant, promise on disk before it, abstaining
@@ -37,6 +38,8 @@ from covey_mesh.core.ballot import NO_BALLOT, Ballot
 from covey_mesh.core.candidacy import Canvass, Leadership, Verdict
 from covey_mesh.core.effects import ElectionEffect, FollowerGained, LeadershipChanged, Persist, Send
 from covey_mesh.core.events import (
+    CandidacyClosed,
+    CandidacyOpened,
     DeputyChanged,
     ElectionEvent,
     ElectionReceived,
@@ -51,6 +54,7 @@ from covey_mesh.core.events import (
     Tick,
 )
 from covey_mesh.core.grants import Grants, Refusal
+from covey_mesh.core.leadership_source import NOT_ALLOWED, UNRESTRICTED, Candidature
 from covey_mesh.core.messages import (
     ElectionMessage,
     GrantReply,
@@ -95,6 +99,7 @@ class Trigger(enum.Enum):
     BALLOT_FAILED = "own ballot not on disk"
     LEASE_OVER = "own lease over"
     OUTRANKED = "another leader goes first"
+    CANDIDACY_OVER = "may no longer stand"
     STOP = "stopping"
 
 
@@ -106,12 +111,14 @@ TRANSITIONS = MappingProxyType(
         (Role.CANVASSING, Trigger.GRANTED): Role.FOLLOWING,
         (Role.CANVASSING, Trigger.PRE_VOTE_LOST): Role.LEADERLESS,
         (Role.CANVASSING, Trigger.PRE_VOTE_WON): Role.STANDING,
+        (Role.CANVASSING, Trigger.CANDIDACY_OVER): Role.LEADERLESS,
         (Role.CANVASSING, Trigger.STOP): Role.STOPPED,
         (Role.STANDING, Trigger.BALLOT_DURABLE): Role.LEADING,
         (Role.STANDING, Trigger.BALLOT_FAILED): Role.LEADERLESS,
         (Role.STANDING, Trigger.STOP): Role.STOPPED,
         (Role.LEADING, Trigger.LEASE_OVER): Role.LEADERLESS,
         (Role.LEADING, Trigger.OUTRANKED): Role.LEADERLESS,
+        (Role.LEADING, Trigger.CANDIDACY_OVER): Role.LEADERLESS,
         (Role.LEADING, Trigger.STOP): Role.STOPPED,
         (Role.FOLLOWING, Trigger.GRANTED): Role.FOLLOWING,
         (Role.FOLLOWING, Trigger.GRANT_ENDED): Role.LEADERLESS,
@@ -126,7 +133,10 @@ class IllegalTransition(AssertionError):
 
 
 class Election:
-    """One machine's part in the pool's leadership. `jitter` returns numbers in [0, 1)."""
+    """One machine's part in the pool's leadership. `jitter` returns numbers in [0, 1).
+
+    `candidature` is NOT_ALLOWED where a source (leadership_source.py) will say when this machine may stand.
+    """
 
     def __init__(
         self,
@@ -135,12 +145,14 @@ class Election:
         stored: Promise | None,
         started_at_s: float,
         jitter: Callable[[], float],
+        candidature: Candidature = UNRESTRICTED,
     ) -> None:
         self.self_id = self_id
         self.role = Role.LEADERLESS
         self.grants = Grants(stored, started_at_s, timing)
         self._timing = timing
         self._jitter = jitter
+        self._candidature = candidature
         self._links: dict[NodeId, bool] = {}
         self._canvass: Canvass | None = None
         self._leadership: Leadership | None = None
@@ -162,6 +174,8 @@ class Election:
             Persisted: self._on_persisted,
             PersistFailed: self._on_persist_failed,
             DeputyChanged: self._on_deputy_changed,
+            CandidacyOpened: self._on_candidacy_opened,
+            CandidacyClosed: lambda now_s, event: self._end_candidacy(now_s),
             StopRequested: self._on_stop,
         }
         self._receivers: dict[type[Any], Callable[[float, NodeId, Any], None]] = {
@@ -198,12 +212,14 @@ class Election:
     def wake_at_s(self) -> float:
         """When `step` must be called with a Tick at the latest."""
         if self._leadership is not None:
-            return min(self._leadership.next_heartbeat_s, self._leadership.self_until_s)
+            until_s = min(self._leadership.self_until_s, self._candidature.until_s)
+            return min(self._leadership.next_heartbeat_s, until_s)
         if self._canvass is not None:
             return self._canvass.deadline_s
         if self.role is Role.FOLLOWING:
             return self.grants.until_s
-        return self._campaign_at_s if self.role is Role.LEADERLESS else NEVER
+        may_campaign = self.role is Role.LEADERLESS and self._candidature != NOT_ALLOWED
+        return self._campaign_at_s if may_campaign else NEVER
 
     def step(self, now_s: float, event: ElectionEvent) -> list[ElectionEffect]:
         """Take one event; the effects are to be carried out in order."""
@@ -218,6 +234,8 @@ class Election:
 
     def _pass_time(self, now_s: float) -> None:
         """What ended by itself has ended before anything else is looked at (S1 for machines that slept)."""
+        if now_s >= self._candidature.until_s:
+            self._end_candidacy(now_s)
         if self._leadership is not None and now_s >= self._leadership.self_until_s:
             self._step_down(now_s, Trigger.LEASE_OVER)
         if self.role is Role.FOLLOWING and self.grants.live(now_s) == NO_BALLOT:
@@ -225,7 +243,7 @@ class Election:
 
     def _act_if_due(self, now_s: float) -> None:
         """After the event, so that a grant request in hand goes before our own campaign."""
-        if self.role is Role.LEADERLESS and now_s >= self._campaign_at_s:
+        if self.role is Role.LEADERLESS and self._candidature != NOT_ALLOWED and now_s >= self._campaign_at_s:
             self._begin_canvass(now_s)
         if self._canvass is not None:
             self._decide_canvass(now_s)
@@ -260,6 +278,25 @@ class Election:
         pause_s = self._timing.campaign_settle_s + self._jitter() * self._timing.campaign_jitter_s + self._handicap_s
         self._campaign_at_s = max(now_s + pause_s, self.grants.abstains_until_s)
 
+    # --- whether this machine may stand -----------------------------------------------------------------------------
+
+    def _on_candidacy_opened(self, now_s: float, event: CandidacyOpened) -> None:
+        if now_s < event.candidature.until_s:
+            self._candidature = event.candidature
+
+    def _end_candidacy(self, now_s: float) -> None:
+        """A ballot that is being written becomes a promise, but no leadership."""
+        if self._candidature == NOT_ALLOWED:
+            return
+        self._candidature = NOT_ALLOWED
+        if self._leadership is not None:
+            self._step_down(now_s, Trigger.CANDIDACY_OVER)
+        elif self._canvass is not None:
+            self._canvass = None
+            self._become(Trigger.CANDIDACY_OVER)
+        elif self.role is Role.STANDING:
+            self.grants.void_pending()
+
     # --- canvassing: the pre-vote -----------------------------------------------------------------------------------
 
     def _begin_canvass(self, now_s: float) -> None:
@@ -271,7 +308,7 @@ class Election:
             return
         self._become(Trigger.CAMPAIGN_DUE)
         self._rounds += 1
-        ballot = self.grants.promise.ballot.next_for(self.self_id)
+        ballot = self._next_ballot(self.grants.promise.ballot)
         deadline_s = now_s + self._timing.pre_vote_timeout_s
         self._canvass = Canvass(ballot, self._rounds, deadline_s, set(self._links), highest=self.grants.promise.ballot)
         self._send(self._links, PreVoteRequest(ballot, self._rounds))
@@ -301,8 +338,14 @@ class Election:
         self._promise_self(now_s, max(highest, self.grants.promise.ballot))
 
     def _promise_self(self, now_s: float, above: Ballot) -> None:
-        promise = self.grants.begin(now_s, above.next_for(self.self_id), self._lease_s(), 0)
+        promise = self.grants.begin(now_s, self._next_ballot(above), self._lease_s(), 0)
         self._persist(promise)
+
+    def _next_ballot(self, above: Ballot) -> Ballot:
+        """Above `above`, and from the candidature's counter on unless the others would take that for a lie."""
+        counter = self._candidature.counter
+        floor = counter if counter <= min(COUNTER_MAX, above.counter + COUNTER_LEAP_MAX) else 0
+        return max(above.next_for(self.self_id), Ballot(floor, self.self_id))
 
     def _persist(self, promise: Promise | None) -> None:
         assert promise is not None, "what is above every promise must be written first"

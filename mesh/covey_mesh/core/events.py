@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from covey_mesh.core.ballot import NO_BALLOT, Ballot
 from covey_mesh.core.facts import NodeFacts, NodeLoad
+from covey_mesh.core.leadership_source import Candidature
 from covey_mesh.core.messages import (
     ElectionMessage,
     FactsReport,
@@ -99,6 +100,18 @@ class DeputyChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class CandidacyOpened:
+    """This machine may stand for leadership, or may go on leading, until then (leadership_source.py)."""
+
+    candidature: Candidature
+
+
+@dataclass(frozen=True, slots=True)
+class CandidacyClosed:
+    """This machine may neither stand nor lead any longer."""
+
+
+@dataclass(frozen=True, slots=True)
 class StopRequested:
     """The agent stops: hand over."""
 
@@ -113,6 +126,8 @@ ElectionEvent = (
     | Persisted
     | PersistFailed
     | DeputyChanged
+    | CandidacyOpened
+    | CandidacyClosed
     | StopRequested
 )
 

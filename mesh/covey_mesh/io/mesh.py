@@ -29,6 +29,8 @@ from covey_mesh.core.effects import (
 )
 from covey_mesh.core.election import Election, Role
 from covey_mesh.core.events import (
+    CandidacyClosed,
+    CandidacyOpened,
     DialFailed,
     ElectionEvent,
     ElectionReceived,
@@ -41,6 +43,7 @@ from covey_mesh.core.events import (
     MembershipEvent,
     MembershipReceived,
     OwnFactsChanged,
+    PeerGone,
     Persisted,
     PersistFailed,
     Probe,
@@ -51,6 +54,7 @@ from covey_mesh.core.events import (
 )
 from covey_mesh.core.exchange import ForwardedRequest, OpenRequest, ResponseSink, Upstream
 from covey_mesh.core.facts import NodeFacts, NodeLoad, PoolView
+from covey_mesh.core.leadership_source import NOT_ALLOWED, Candidature, LeadershipSource, OwnElection
 from covey_mesh.core.membership import Membership
 from covey_mesh.core.messages import (
     ControlMessage,
@@ -104,7 +108,8 @@ class MeshStatus:
 class MeshRuntime:
     """See covey_mesh.core.ports.Mesh and LinkEvents. `clock` must count suspended time (CLOCK_BOOTTIME).
 
-    `loop` is the running loop unless given (a simulator gives one that can freeze).
+    `loop` is the running loop unless given (a simulator gives one that can freeze). `source` says when this machine
+    may stand for leadership.
     """
 
     def __init__(
@@ -117,6 +122,7 @@ class MeshRuntime:
         known_peers: PeerStore,
         timing: Timing = LAN,
         loop: asyncio.AbstractEventLoop | None = None,
+        source: LeadershipSource | None = None,
     ) -> None:
         self._transport = transport
         self._clock = clock
@@ -125,6 +131,7 @@ class MeshRuntime:
         self._known_peers = known_peers
         self._timing = timing
         self._given_loop = loop
+        self._source = source or OwnElection()
         self._membership = Membership(facts, timing, clock(), jitter)
         self._listeners: list[MeshListener] = []
         self._links: dict[int, Link] = {}
@@ -146,7 +153,8 @@ class MeshRuntime:
     async def start(self) -> None:
         """Raises OSError if the stored ballot cannot be read. Start the transport after this."""
         self._loop = self._given_loop or asyncio.get_running_loop()
-        self._election = Election(self.self_id, self._timing, self._promises.load(), self._clock(), self._jitter)
+        stored = self._promises.load()
+        self._election = Election(self.self_id, self._timing, stored, self._clock(), self._jitter, NOT_ALLOWED)
         self._queries = Queries(self._loop, self._send_control)
         for kind, handler in self._handlers:
             self._queries.answer(kind, handler)
@@ -158,6 +166,7 @@ class MeshRuntime:
             self.hint(addresses, FROM_CACHE, node_id)
         for hinted in self._early_hints:
             self._step_membership(hinted)
+        self._source.start(self)
         self._save_timer = self._loop.call_later(PEERS_SAVED_EVERY_S, self._save_peers_again)
         self._drain()
 
@@ -166,6 +175,7 @@ class MeshRuntime:
         if not self._running:
             return
         self._step_election(StopRequested())
+        await self._source.stop()
         self._known_peers.save(self._membership.remembered())
         flushed = self._loop.create_future()
         self._loop.call_later(self._timing.stop_flush_s, flushed.set_result, None)
@@ -177,6 +187,7 @@ class MeshRuntime:
     def halt(self) -> None:
         """Stop at once and silently, as a killed process does; for `stop` and for simulated crashes."""
         self._running = False
+        self._source.halt()
         self._effects.clear()
         for timer in (self._timer, self._save_timer):
             if timer is not None:
@@ -267,6 +278,21 @@ class MeshRuntime:
             self._queries.answer_later(kind, handler)
         else:
             self._slow_handlers.append((kind, handler))
+
+    # --- Candidate: what the source of leadership says --------------------------------------------------------------
+
+    @property
+    def leads(self) -> bool:
+        """True while this machine leads."""
+        return self._running and self._election.leader(self._clock()) == self.self_id
+
+    def candidacy_opened(self, candidature: Candidature) -> None:
+        """See Candidate."""
+        self._step_election(CandidacyOpened(candidature))
+
+    def candidacy_closed(self) -> None:
+        """See Candidate."""
+        self._step_election(CandidacyClosed())
 
     # --- LinkEvents: what the transport reports ---------------------------------------------------------------------
 
@@ -376,6 +402,8 @@ class MeshRuntime:
             self._carry_out_send(effect)
         elif isinstance(effect, TellElection):
             self._step_election(effect.event)
+            if isinstance(effect.event, PeerGone):
+                self._source.machine_gone(effect.event.peer)
         elif isinstance(effect, Dial):
             self._transport.dial(effect.address, effect.expected)
         elif isinstance(effect, CloseLink):
