@@ -48,6 +48,7 @@ def test_later_flags_win() -> None:
 
 def test_environment_keeps_the_engine_private_and_alive_with_us() -> None:
     inherited = {"PATH": "/bin", "VLLM_CPU_KVCACHE_SPACE": "4", "VLLM_API_KEY": "secret", "VLLM_PLUGINS": "mine"}
+    secrets = {"COVEY_KEYS": "ada=secret", "COVEY_API_KEY": "secret", "VLLM_DEBUG_LOG_API_SERVER_RESPONSE": "secret"}
     env = environment(inherited, CPU, 77, "token")
     assert env["PATH"] == "/bin"
     assert env["COVEY_ENGINE_PARENT_PID"] == "77"
@@ -55,6 +56,7 @@ def test_environment_keeps_the_engine_private_and_alive_with_us() -> None:
     assert env["OMP_NUM_THREADS"] == "2"
     assert env["VLLM_PLUGINS"] == "mine,covey_engine_process"
     assert not {"VLLM_CPU_KVCACHE_SPACE", "VLLM_API_KEY"} & env.keys()
+    assert not [name for name, value in environment(secrets, CPU, 77, "token").items() if "secret" in value]
     assert "OMP_NUM_THREADS" not in environment({}, CUDA, 77, "token")
     assert "VLLM_PLUGINS" not in environment({}, CUDA, 77, "token")
 

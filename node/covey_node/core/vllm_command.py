@@ -26,7 +26,11 @@ UNSET_VARIABLES = (
     "VLLM_API_KEY",  # the engine would refuse us
     "VLLM_PORT",
     "VLLM_USE_MODELSCOPE",
+    "VLLM_DEBUG_LOG_API_SERVER_RESPONSE",  # writes prompts and answers to the log
 )
+
+OWN_PREFIX = "COVEY_"
+"""Settings of the agent, API keys among them: no business of an engine, nor of code that a model brings along."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,7 @@ def cpu_kv_cache_bytes(memory_available_bytes: int) -> int:
 
 def environment(inherited: Mapping[str, str], host: Host, agent_pid: int, token: str) -> dict[str, str]:
     """The engine's environment: this process's, with what covey needs and without what would break it."""
-    env = {name: value for name, value in inherited.items() if name not in UNSET_VARIABLES}
+    env = {n: value for n, value in inherited.items() if n not in UNSET_VARIABLES and not n.startswith(OWN_PREFIX)}
     env |= {
         "COVEY_ENGINE_PARENT_PID": str(agent_pid),
         "COVEY_ENGINE_TOKEN": token,
