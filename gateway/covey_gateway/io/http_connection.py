@@ -201,7 +201,7 @@ class HttpConnection(asyncio.Protocol):
             message = "The gateway holds as many request bytes as it may. Retry after the time in Retry-After."
             self._refuse_now(request, unavailable(Code.GATEWAY_FULL, message, 1))
         else:
-            request.body.append(body)
+            request.add_body(body)
 
     def on_message_complete(self) -> None:
         request, self._reading = self._reading, None

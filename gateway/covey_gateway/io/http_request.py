@@ -8,6 +8,10 @@ import httptools
 
 from covey_gateway.core.errors import Code, GatewayError, bad_http, body_too_large, headers_too_large, invalid_field
 
+SMALL_PIECE_BYTES = 4096
+"""Pieces of a body below this are put together as they come: a piece of its own costs some 60 bytes, and a body in
+chunks of two bytes would take thirty times its size."""
+
 DEADLINE_MS_MAX = 24 * 3600 * 1000
 PRIORITIES = {"": 1, "interactive": 0, "normal": 1, "batch": 2}
 
@@ -26,7 +30,7 @@ class HttpRequest:
     repeated: set[str] = field(default_factory=set)
     header_count: int = 0
     header_bytes: int = 0
-    body: list[bytes] = field(default_factory=list)
+    body: list[bytes | bytearray] = field(default_factory=list)
     size: int = 0
     taken: int = 0
     complete: bool = False
@@ -43,8 +47,17 @@ class HttpRequest:
         else:
             self.headers[key] = value.decode("latin-1")
 
+    def add_body(self, piece: bytes) -> None:
+        last = self.body[-1] if self.body else None
+        if len(piece) >= SMALL_PIECE_BYTES:
+            self.body.append(piece)
+        elif isinstance(last, bytearray):
+            last += piece
+        else:
+            self.body.append(bytearray(piece))
+
     def take_body(self) -> bytes:
-        body = self.body[0] if len(self.body) == 1 else b"".join(self.body)
+        body = bytes(self.body[0]) if len(self.body) == 1 else b"".join(self.body)
         self.body = []
         return body
 
