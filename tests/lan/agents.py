@@ -52,7 +52,7 @@ class HostAgent(AgentProcess):
 
     def covey(self, *arguments: str) -> Mapping[str, Any]:
         """Run a command of covey on the host; its JSON. Raises DemoFailed."""
-        done = self.host.run(self._command("--json", *arguments), timeout_s=COMMAND_TIMEOUT_S)
+        done = self.host.run(self.command("--json", *arguments), timeout_s=COMMAND_TIMEOUT_S)
         if done.returncode != 0:
             raise DemoFailed(f"covey {arguments[0]} failed on {self.name}:\n{done.stdout}{done.stderr}")
         found: Mapping[str, Any] = json.loads(done.stdout)
@@ -63,15 +63,16 @@ class HostAgent(AgentProcess):
         self._asked = False
         where = self.addresses
         addresses = ("--http", where.http, "--grpc", where.grpc, "--link", where.link, "--enrol", where.enrol)
-        command = self._command("up", "--log-level", "info", *addresses, *self._settings, *self.extra)
+        command = self.command("up", "--log-level", "info", *addresses, *self._settings, *self.extra)
         with self._log.open("ab") as log:
             # As bytes, only because the demo's agents are: nothing is read from it.
             self._process = self.host.popen(command, stdout=log, stderr=log)  # type: ignore[assignment]
 
-    def _command(self, *arguments: str) -> list[str]:
+    def command(self, *arguments: str, state_dir: Path | None = None) -> list[str]:
+        """The covey command with this host's settings, or on another state directory."""
         unset = [word for name in os.environ if name.startswith("COVEY_") for word in ("-u", name)]
-        own = [sys.executable, "-m", "covey", "--config", str(self.settings_file), "--state-dir", str(self.state_dir)]
-        return ["env", *unset, *own, *arguments]
+        where = ["--config", str(self.settings_file), "--state-dir", str(state_dir or self.state_dir)]
+        return ["env", *unset, sys.executable, "-m", "covey", *where, *arguments]
 
 
 class LanPool(AgentPool):
