@@ -376,6 +376,37 @@ async def test_connections_are_bounded() -> None:
         assert (await it.ask(post())).status == 200
 
 
+@on_uvloop
+async def test_administration_works_while_every_connection_of_the_network_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "covey.sock"
+    async with edge(whole, PAGES, unix_path=str(path), connections_max=1, connections_unix_max=2) as it:
+        taken = await it.connect()
+        await taken.post()
+        await taken.response()
+        kept = [await it.connect_unix() for _ in range(2)]
+        for client in kept:
+            await client.post(b"{}", "/admin")
+            assert (await client.response()).status == 200
+        assert (await (await it.connect_unix()).response()).status == 503
+        assert (await (await it.connect()).response()).status == 503
+
+
+@on_uvloop
+async def test_one_address_of_the_network_cannot_take_every_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("covey_gateway.io.http_connection.is_loopback", lambda _: False)
+    async with edge(whole, PAGES, connections_max=3, connections_per_address_max=2) as it:
+        kept = [await it.connect() for _ in range(2)]
+        for client in kept:
+            await client.send(get("/open"))
+            assert (await client.response()).status == 200
+        refused = await it.connect()
+        assert (await refused.response()).status == 503
+        await refused.close()
+        await kept[0].close()
+        await eventually(lambda: it.server._shares["127.0.0.1"] == 1, "connections to close")
+        assert (await it.ask(get("/open"))).status == 200
+
+
 # --- slow clients ----------------------------------------------------------------------------------------------------
 
 

@@ -87,6 +87,10 @@ class HttpSettings:
     # Unread bytes beyond which the connection is cut (a source that ignores the pause must not fill the memory).
     unread_bytes_max: int = 16 * 1024 * 1024
     connections_max: int = 2048
+    # From one address of the network: whoever takes all that it can get leaves others half.
+    connections_per_address_max: int = 1024
+    # On the Unix socket, counted apart: administration works while the network's share is used up.
+    connections_unix_max: int = 256
     # Requests read ahead on one connection; at the first bound reading pauses, at the second it is refused.
     pipelined_max: int = 8
     pipelined_refused_at: int = 256

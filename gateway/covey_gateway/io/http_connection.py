@@ -68,6 +68,7 @@ class HttpConnection(asyncio.Protocol):
     def __init__(self, server: ConnectionOwner, unix: bool) -> None:
         self.unix = unix
         self.local = unix
+        self.host = ""
         self._server = server
         self._parser = httptools.HttpRequestParser(self)
         self._reading: HttpRequest | None = None
@@ -91,7 +92,8 @@ class HttpConnection(asyncio.Protocol):
         transport.set_write_buffer_limits(high=settings.write_high_bytes, low=settings.write_low_bytes)
         peer = transport.get_extra_info("peername")
         if not self.unix:
-            self.local = isinstance(peer, tuple) and is_loopback(str(peer[0]))
+            self.host = str(peer[0]) if isinstance(peer, tuple) else ""
+            self.local = is_loopback(self.host)
         if not self._server.admit(self):
             self._reject(unavailable(Code.GATEWAY_FULL, "Too many connections are open. Close some, or retry.", 1))
 

@@ -12,6 +12,7 @@ import os
 import socket
 import stat
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +39,8 @@ BACKLOG = 1024
 REFUSED_CONNECTIONS_MAX = 256
 """Connections above the limit that are still told so; beyond them a connection is dropped without a word."""
 
+UNIX_SHARE, LOOPBACK_SHARE = "unix", "loopback"
+
 PREFLIGHT_AGE_S = 600
 
 
@@ -62,6 +65,7 @@ class HttpServer:
         self._observer = observer
         self._clock = clock
         self._connections: set[HttpConnection] = set()
+        self._shares: Counter[str] = Counter()
         self._nobody = asyncio.Event()
         self._nobody.set()
         self._servers: list[asyncio.Server] = []
@@ -168,12 +172,34 @@ class HttpServer:
     def admit(self, connection: HttpConnection) -> bool:
         self._connections.add(connection)
         self._nobody.clear()
-        excess = len(self._connections) - self.settings.connections_max
+        share, most = self._share(connection)
+        self._shares[share] += 1
+        excess = self._shares[share] - most
+        if not connection.unix:
+            excess = max(excess, self._connections_tcp - self.settings.connections_max)
         if excess > REFUSED_CONNECTIONS_MAX:
             connection.abort()
         return excess <= 0
 
+    def _share(self, connection: HttpConnection) -> tuple[str, int]:
+        """Whose connections are counted together, and how many they may be."""
+        settings = self.settings
+        if connection.unix:
+            return UNIX_SHARE, settings.connections_unix_max
+        if connection.local:
+            return LOOPBACK_SHARE, settings.connections_max
+        return connection.host, settings.connections_per_address_max
+
+    @property
+    def _connections_tcp(self) -> int:
+        return len(self._connections) - self._shares[UNIX_SHARE]
+
     def gone(self, connection: HttpConnection) -> None:
+        if connection in self._connections:
+            share, _ = self._share(connection)
+            self._shares[share] -= 1
+            if not self._shares[share]:
+                del self._shares[share]
         self._connections.discard(connection)
         if not self._connections:
             self._nobody.set()
