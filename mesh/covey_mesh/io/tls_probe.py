@@ -71,7 +71,7 @@ async def probe(address: str, identity: Identity, context: ssl.SSLContext, now_u
     try:
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
             await writer.start_tls(context, server_hostname="covey")
-            node_id = _checked_peer(writer.get_extra_info("ssl_object"), identity, now_unix_s)
+            node_id = checked_peer(writer.get_extra_info("ssl_object"), identity, now_unix_s)
             # TLS 1.3: whether the other side took this machine's certificate shows only in its first bytes.
             if not await reader.read(1):
                 raise NotALinkError("it closed the connection; it may have refused this machine's certificate")
@@ -80,7 +80,7 @@ async def probe(address: str, identity: Identity, context: ssl.SSLContext, now_u
         writer.transport.abort()
 
 
-def _checked_peer(tls: ssl.SSLObject, identity: Identity, now_unix_s: float) -> NodeId:
+def checked_peer(tls: ssl.SSLObject, identity: Identity, now_unix_s: float) -> NodeId:
     """Raises NotALinkError."""
     if tls.selected_alpn_protocol() != "h2":
         raise NotALinkError("what listens there is no covey link")
