@@ -104,14 +104,14 @@ class LanPool(AgentPool):
             agent.covey("join", token or first.covey("invite")["token"])
             token = ""
 
-    def start(self) -> None:
+    def start(self, ready_within_s: float = 30.0) -> None:
         """All of them in the pool, up and whole."""
         self.join_all()
         for agent in self.members[1:]:
             agent.start()
         for agent in self.members[1:]:
             agent.wait_answering()
-        self.wait_whole()
+        self.wait_whole(timeout_s=ready_within_s)
 
     def led_by(self, viewer: HostAgent) -> str:
         """The node id of the leader that this agent sees; "" for none, or where it does not answer."""

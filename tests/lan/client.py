@@ -73,11 +73,17 @@ class Answered:
 
 
 def chat(
-    client: HostClient, model: str, *, prompt: str = "Hello", max_tokens: int = 8, stream: bool = True
+    client: HostClient,
+    model: str,
+    *,
+    prompt: str = "Hello",
+    max_tokens: int = 8,
+    stream: bool = True,
+    temperature: float = 1.0,
 ) -> Answered:
     """One chat to its end. Raises UserError where it is refused or breaks off."""
     path, body = "/v1/chat/completions", {"model": model, "messages": [{"role": "user", "content": prompt}]}
-    body |= {"max_tokens": max_tokens, "stream": stream}
+    body |= {"max_tokens": max_tokens, "stream": stream, "temperature": temperature}
     if stream:
         answer = client.stream(path, body)
         headers = answer.headers

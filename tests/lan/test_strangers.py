@@ -1,4 +1,4 @@
-"""What a stranger on the LAN gets from a whole pool: nothing. Rogue announcements, foreign certificates, closed ports."""
+"""What a stranger on the LAN gets from a whole pool: nothing. Rogue announcements, foreign certificates, ports."""
 
 from __future__ import annotations
 

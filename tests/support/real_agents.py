@@ -50,7 +50,7 @@ class AgentPool:
             agent.wait_answering()
         self.wait_whole()
 
-    def wait_whole(self, names: Sequence[str] | None = None) -> None:
+    def wait_whole(self, names: Sequence[str] | None = None, timeout_s: float = 30.0) -> None:
         """Until each of `names` (default: all) sees all of them reachable and ready, and the same leader."""
         wanted = [self.agents[name] for name in names or self.agents]
 
@@ -60,7 +60,7 @@ class AgentPool:
                 len({p["leader_node_id"] for p in pools if p}) == 1
             )
 
-        wait_until(agreed, f"a whole pool of {[agent.name for agent in wanted]}")
+        wait_until(agreed, f"a whole pool of {[agent.name for agent in wanted]}", timeout_s)
 
     def pool(self, agent: AgentProcess) -> dict[str, Any] | None:
         """What `agent` says of the pool; None where it does not answer."""

@@ -35,10 +35,10 @@ def take(opened: socket.socket, source: str, context: ssl.SSLContext) -> None:
     opened.settimeout(PATIENCE_S)
     outcome, received = "completed", b""
     try:
-        with contextlib.closing(context.wrap_socket(opened, server_side=True)) as secured:
-            with contextlib.suppress(OSError):
-                while len(received) < BYTES_MAX and (piece := secured.recv(4096)):
-                    received += piece
+        secured = context.wrap_socket(opened, server_side=True)
+        with contextlib.closing(secured), contextlib.suppress(OSError):
+            while len(received) < BYTES_MAX and (piece := secured.recv(4096)):
+                received += piece
     except (OSError, ssl.SSLError) as error:
         outcome = f"failed: {error}"
     with _one_line_at_a_time:
