@@ -268,6 +268,19 @@ async def test_keys(keyed: Client) -> None:
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "path", ["/covey.v1.Inference/Chat", "/covey.v1.Inference/StreamChat", "/covey.v1.Pool/GetPool"]
+)
+async def test_without_a_key_no_request_is_even_read(keyed: Client, path: str) -> None:
+    """Else strangers could fill the memory with messages, and the slots for calls with ones that never come."""
+    call = keyed.channel.stream_stream(path)(metadata=(("authorization", "Bearer wrong"),))
+    async with asyncio.timeout(5):
+        assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert "key" in (await call.details() or "")
+    assert keyed.door.requests == []
+
+
+@pytest.mark.asyncio
 async def test_pool_and_explain(client: Client) -> None:
     pool = await client.pool.GetPool(pool_pb2.GetPoolRequest())
     assert (pool.pool_name, pool.leader_node_id, pool.queued_requests) == ("office", A, 4)

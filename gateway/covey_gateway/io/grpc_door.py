@@ -6,8 +6,6 @@ On loopback no key is asked for; elsewhere every call but health and reflection 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any
 
 import grpc
 import grpc.aio
@@ -15,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from covey_gateway.core.front import FrontDoor
+from covey_gateway.io.grpc_gate import REFUSAL, KeyGate, Owner, bearer
 from covey_gateway.io.grpc_inference import Context, InferenceService
 from covey_gateway.io.grpc_pool import PoolService
 from covey_gateway.io.status import PoolStatus
@@ -26,8 +25,12 @@ log = logging.getLogger(__name__)
 CONCURRENT_CALLS_MAX = 4096
 """Calls at once; further ones are refused with RESOURCE_EXHAUSTED."""
 
-Owner = Callable[[str], str | None]
-"""The owner of an API key, or None for an unknown one."""
+CALLS_PER_CONNECTION_MAX = 1024
+HANDSHAKE_TIMEOUT_MS = 5000
+"""A connection that has not begun to speak HTTP/2 by then is closed."""
+
+CONNECTION_IDLE_MS = 300_000
+"""A connection without a call is closed after this time, as at the HTTP edge."""
 
 INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name
 POOL = pool_pb2.DESCRIPTOR.services_by_name["Pool"].full_name
@@ -42,8 +45,12 @@ class GrpcDoor:
         self._owner_of = owner_of
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
+            interceptors=() if owner_of is None else (KeyGate(owner_of),),
             options=[
                 ("grpc.max_receive_message_length", REQUEST_BODY_BYTES_MAX),
+                ("grpc.max_concurrent_streams", CALLS_PER_CONNECTION_MAX),
+                ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
+                ("grpc.max_connection_idle_ms", CONNECTION_IDLE_MS),
                 ("grpc.so_reuseport", 0),
                 ("grpc.http2.min_ping_interval_without_data_ms", 5000),
             ],
@@ -84,18 +91,7 @@ class GrpcDoor:
     async def _authenticate(self, context: Context) -> str:
         if self._owner_of is None:
             return ""
-        owner = self._owner_of(_bearer(context))
+        owner = self._owner_of(bearer(context.invocation_metadata()))
         if owner is None:
-            await context.abort(
-                grpc.StatusCode.UNAUTHENTICATED,
-                "a key is needed here: send metadata `authorization: Bearer KEY` with a key of this pool",
-            )
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, REFUSAL)
         return owner
-
-
-def _bearer(context: Context) -> str:
-    metadata: Any = context.invocation_metadata() or ()
-    for name, value in metadata:
-        if name == "authorization" and isinstance(value, str) and value[:7].lower() == "bearer ":
-            return value[7:].strip()
-    return ""
