@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -273,7 +274,7 @@ async def test_keys(keyed: Client) -> None:
 )
 async def test_without_a_key_no_request_is_even_read(keyed: Client, path: str) -> None:
     """Else strangers could fill the memory with messages, and the slots for calls with ones that never come."""
-    call = keyed.channel.stream_stream(path)(metadata=(("authorization", "Bearer wrong"),))
+    call: Any = keyed.channel.stream_stream(path)(metadata=(("authorization", "Bearer wrong"),))
     async with asyncio.timeout(5):
         assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
         assert "key" in (await call.details() or "")
