@@ -25,6 +25,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from covey_node.core import vllm_command
+from covey_node.core.settings import ModelSpec
+from covey_node.core.vllm_command import Host
+from covey_node.io.model_card import read_card
+
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "app/covey/demo_models/covey-demo-chat"
 NAME = "covey-demo-chat"
@@ -72,7 +77,7 @@ def running(command: list[str], url: str, log: Path, environment: dict[str, str]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | environment)
     try:
-        print(f"starting {Path(command[0]).name} {command[1]} ...", flush=True)
+        print(f"starting {' '.join(command[:4])} ...", flush=True)
         wait_ready(url, process, log)
         yield
     finally:
@@ -84,23 +89,28 @@ def running(command: list[str], url: str, log: Path, environment: dict[str, str]
 
 
 def direct_engine(port: int, log: Path) -> tuple[list[str], str, Path, dict[str, str]]:
-    """vLLM on TCP with the flags that covey gives it."""
-    command = [
-        str(BIN / "vllm"), "serve", str(MODEL), "--served-model-name", NAME, "--host", "127.0.0.1", "--port", str(port),
-        "--dtype", "bfloat16", "--enforce-eager", "--max-model-len", "2048", "--kv-cache-memory-bytes", "64M",
-    ]  # fmt: skip
-    environment = {
-        "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    }  # fmt: skip
-    return command, f"http://127.0.0.1:{port}/health", log, environment
+    """vLLM on TCP, with the very flags and environment that covey gives its engine."""
+    device = "cuda" if Path("/dev/nvidia0").exists() else "cpu"
+    host = Host(device, max(1, (os.cpu_count() or 1) // 2), 0)
+    card = read_card(str(MODEL))
+    spec = ModelSpec(name=NAME, path=str(MODEL), kv_cache_bytes=64 * 1024**2)
+    words = vllm_command.arguments(spec, card.extra_args, "", host)
+    at = words.index("--uds")
+    words[at : at + 2] = ["--host", "127.0.0.1", "--port", str(port)]
+    environment = vllm_command.environment({}, host, os.getpid(), "bench")
+    return (
+        [sys.executable, "-m", "vllm.entrypoints.cli.main", *words],
+        f"http://127.0.0.1:{port}/health",
+        log,
+        environment,
+    )
 
 
 def agent(port: int, state: Path, log: Path) -> tuple[list[str], str, Path, dict[str, str]]:
     """A covey agent with one vLLM of its own."""
     command = [
         str(BIN / "covey"), "--state-dir", str(state), "up", "--model", str(MODEL), "--http", f"127.0.0.1:{port}",
-        "--grpc", "127.0.0.1:0", "--link", "127.0.0.1:0", "--no-mdns",
+        "--grpc", "127.0.0.1:0", "--link", "127.0.0.1:0", "--no-mdns", "--kv-cache-bytes", "64M",
     ]  # fmt: skip
     return command, f"http://127.0.0.1:{port}/ready", log, {}
 
@@ -140,7 +150,8 @@ def main() -> None:
         stack.enter_context(running(*agent(ports[1], folder / "state", folder / "covey.log")))
         for number in range(arguments.rounds + 1):
             print("warming up" if number == 0 else f"round {number} of {arguments.rounds}", flush=True)
-            for results, port in ((direct, ports[0]), (covey, ports[1])):
+            turn = ((direct, ports[0]), (covey, ports[1]))
+            for results, port in turn if number % 2 else reversed(turn):
                 results.append(
                     measure(f"http://127.0.0.1:{port}", arguments.prompts, arguments.concurrency, number, folder)
                 )
