@@ -48,7 +48,8 @@ def make_private(folder: Path) -> None:
             raise ConfigurationError(
                 f"{level} belongs to somebody else", "remove it, or name another folder with --runtime-dir"
             )
-    os.chmod(folder, 0o700)
+        if level == folder or (shared and level.name.startswith("covey-")):
+            os.chmod(level, 0o700)
 
 
 def check_socket_room(runtime_dir: Path, longest_name: str = "engine-00000000.sock") -> None:

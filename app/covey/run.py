@@ -14,14 +14,13 @@ import signal
 
 import uvloop
 
-from covey import __version__, logs
+from covey import __version__, logs, runtime_folder
 from covey.compose import Agent
 from covey.config import Configuration
 from covey.errors import ExitCode
 from covey.file_limit import raise_file_limit
 from covey.membership import open_or_make
 from covey.models import model_specs
-from covey.places import make_private
 from covey.running import leave_note, only_agent
 from covey.start_screen import StartScreen
 from covey_mesh.core.names import short
@@ -39,9 +38,8 @@ def run_agent(configuration: Configuration, as_json: bool) -> ExitCode:
     model_specs(configuration)
     logs.set_up(configuration.log_level, configuration.log_format)
     configuration.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    make_private(configuration.runtime_dir)
     raise_file_limit()
-    with only_agent(configuration.state_dir):
+    with only_agent(configuration.state_dir), runtime_folder.held(configuration.runtime_dir):
         return uvloop.run(_Run(configuration, StartScreen(as_json)).main())
 
 
