@@ -32,9 +32,15 @@ SYSTEM_TEST_TOOLS = {
     "avahi-browse": "avahi-utils",
     "dbus-daemon": "dbus",
     "prometheus": "prometheus",
+    "etcd": "etcd-server",
 }
 # Debian starts these on installation; nobody asked for that, so it is undone when we installed them.
-SERVICES_STARTED = ("prometheus", "prometheus-node-exporter", "avahi-daemon")
+SERVICES_STARTED = {
+    "prometheus": "prometheus",
+    "prometheus-node-exporter": "prometheus",
+    "avahi-daemon": "avahi-daemon",
+    "etcd": "etcd-server",
+}
 BEAT_S = 15.0
 
 
@@ -243,7 +249,7 @@ class Setup:
         if not Path("/run/systemd/system").exists():
             return
         root = [] if self._is_root else ["sudo", "-n"]
-        started = [name for name in SERVICES_STARTED if any(name.startswith(package) for package in installed)]
+        started = [service for service, package in SERVICES_STARTED.items() if package in installed]
         if started:
             self._runner.run(
                 "stopping services that came with them", [*root, "systemctl", "disable", "--now", *started]

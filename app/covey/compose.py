@@ -21,6 +21,7 @@ from covey import __version__
 from covey.admin import AdminRoutes
 from covey.config import Configuration, is_loopback
 from covey.errors import UserError
+from covey.leadership import leadership_source
 from covey.membership import invitation, revoke_invitations
 from covey.models import model_specs
 from covey.reach import ip_addresses, listen_ip, reachable
@@ -102,6 +103,7 @@ class Agent:
             random.random,
             BallotStore(identity.state_dir, self._disk),
             PeerCache(identity.state_dir, self._disk),
+            source=leadership_source(configuration, identity.pool_id),
         )
         self._transport.report_to(self._mesh)
 

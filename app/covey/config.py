@@ -92,6 +92,16 @@ class Configuration:
         (), read.addresses, "Machines to dial even if mDNS does not show them, HOST:PORT of their `link`."
     )
 
+    # --- Leadership in etcd
+    etcd_endpoints: tuple[str, ...] = setting(
+        (),
+        read.addresses,
+        "Members of an etcd cluster that says who may lead, HOST:PORT; none: the pool's own election.",
+    )
+    etcd_ca: Path | None = setting(None, read.path, "PEM file of the CA of etcd's members; with it TLS is used.")
+    etcd_certificate: Path | None = setting(None, read.path, "PEM file of the certificate to show to etcd.")
+    etcd_key: Path | None = setting(None, read.path, "PEM file of that certificate's key.")
+
     # --- Behaviour
     grace_s: float = setting(30.0, read.quantity, "How long requests in flight may take to finish when stopping.")
     log_level: str = setting(
@@ -109,6 +119,7 @@ class Configuration:
     def check(self) -> None:
         """Raise ConfigurationError for values that do not go together."""
         check_socket_room(self.runtime_dir)
+        self._check_etcd()
         for name in ("http", "grpc"):
             if not self.keys and not is_loopback(getattr(self, name)):
                 raise ConfigurationError(
@@ -121,6 +132,20 @@ class Configuration:
                     f"the key of {owner} is shorter than {KEY_LENGTH_MIN} characters",
                     "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(24))'",
                 )
+
+    def _check_etcd(self) -> None:
+        certified = self.etcd_certificate is not None
+        if certified != (self.etcd_key is not None):
+            raise ConfigurationError("etcd_certificate and etcd_key go together", "set both, or neither")
+        if (certified or self.etcd_ca is not None) and not self.etcd_endpoints:
+            raise ConfigurationError(
+                "files for TLS to etcd are set, and no etcd", "set etcd_endpoints, or remove etcd_ca and the others"
+            )
+        if certified and self.etcd_ca is None:
+            raise ConfigurationError(
+                "etcd_certificate is set without etcd_ca: it would be shown to nobody",
+                "set etcd_ca to the CA that signed the certificates of etcd's members",
+            )
 
 
 KEY_LENGTH_MIN = 16

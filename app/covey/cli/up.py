@@ -22,6 +22,7 @@ REPEATED = {
     "cors_origins": "cors-origin",
     "trusted_hosts": "trusted-host",
     "peers": "peer",
+    "etcd_endpoints": "etcd-endpoint",
 }
 # state_dir is an option of every command.
 WITHOUT_FLAG = frozenset({"state_dir", "keys"})

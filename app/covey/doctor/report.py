@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from covey.cli.agent_client import AgentClient
 from covey.config import VLLM, Configuration
 from covey.doctor import machine, network, pool, probes
+from covey.doctor.etcd import check_etcd
 from covey.doctor.finding import Finding, fail, ok, warn
 from covey.doctor.machine_facts import read_machine
 from covey.errors import UserError
@@ -90,6 +91,8 @@ def _check_network(
         if gateways:
             host = f"{member.pool_name}.local"
             yield network.check_pool_name(host, asyncio.run(probes.resolve(host)), gateways)
+    if configuration.etcd_endpoints:
+        yield from check_etcd(configuration, member.pool_id if member is not None else None)
     yield from network.check_clock(time.time(), probes.clock_synchronized(), {})
 
 

@@ -147,6 +147,36 @@ FAST = Timing(
 """Five times as fast: for tests with real sockets on one machine."""
 
 
+@dataclass(frozen=True, slots=True)
+class EtcdTiming:
+    """Durations in seconds of leadership that is held in etcd (io/etcd_leadership.py).
+
+    Debian's etcd 3.4 with its own defaults writes again 1.3 to 1.8 s after its leader was killed; the lease must
+    outlive that, or such a fault would cost the pool its leader: renew_s + failover + one lost call < ttl_s.
+    """
+
+    ttl_s: float = 4.0
+    """The lease of the key; whole seconds. How long a frozen or unplugged leader keeps the others waiting."""
+    renew_s: float = 1.0
+    """The holder renews this often: one read and one renewal."""
+    call_timeout_s: float = 1.0
+    """Patience for one call: then the next member is asked. Two may fail in a row within a lease."""
+    retry_s: float = 0.2
+    """Pause after a failed call; up to twice that, so that machines spread."""
+    watch_s: float = 5.0
+    """A watch is begun anew after this long: a member that vanished silently would never end it."""
+    take_spread_s: float = 0.1
+    """Machines that see the key go reach for it within this, so that mostly one writes."""
+    stand_within_s: float = 10.0
+    """Who holds the key and does not lead for this long gives it up: longer than any campaign that can succeed."""
+    hold_back_s: float = 20.0
+    """And leaves it to others for this long: time enough for two of them to try."""
+
+
+LAN_ETCD = EtcdTiming()
+"""etcd on three machines of the same LAN."""
+
+
 LEASE_POOL_STEP = 128
 """Machines between two lease lengths."""
 
