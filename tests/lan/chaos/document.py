@@ -1,0 +1,88 @@
+"""docs/benchmarks/failover.md: what was measured, with the command, the machine and the date.
+
+The page has two parts, each between its own pair of marks and written by its own command, so that one can be renewed
+without the other.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.lan.chaos import report
+from tests.lan.chaos.stage import Result
+
+ROOT = Path(__file__).resolve().parents[3]
+_HEAD = """# Failover: what clients see when machines die
+
+Measured with real agents (`covey up`, mDNS, mutual TLS, simulated engines) on hosts that are network namespaces of one
+machine, behind a software switch, under load that never pauses.
+"""
+_PARTS = ("figures", "chaos")
+
+
+def write_part(path: Path, part: str, content: str) -> None:
+    """Replace one part of the page, or make the page."""
+    assert part in _PARTS
+    page = path.read_text() if path.exists() else _HEAD + "".join(f"\n<!-- {p} -->\n<!-- end {p} -->\n" for p in _PARTS)
+    begin, end = f"<!-- {part} -->\n", f"<!-- end {part} -->"
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    assert pattern.search(page), f"{path} has lost its mark {begin!r}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(pattern.sub(lambda _: begin + content + end, page))
+
+
+def write_chaos(path: Path, results: Sequence[Result], arguments: Sequence[str]) -> None:
+    """The scenarios' table."""
+    seeds = sorted({result.seed for result in results})
+    kept = [word for word in arguments if not word.startswith("--report")]
+    violations = report.violations(results)
+    errors = report.clean_errors(results)
+    parts = [
+        "\n## Scenarios\n",
+        provenance(f"python -m tests.lan.chaos {' '.join(kept)}".strip(), f"seeds {', '.join(map(str, seeds))}"),
+        _MEANING,
+        report.table(results) + "\n",
+        f"Clean errors:\n\n```\n{errors}\n```\n" if errors else "",
+        f"Violations:\n\n```\n{violations}\n```\n" if violations else "No violations.\n",
+        "What each scenario is:\n",
+        "\n".join(f"- `{name}`: {what}" for name, what in {r.scenario.name: r.scenario.what for r in results}.items())
+        + "\n",
+    ]
+    write_part(path, "chaos", "\n".join(part for part in parts if part))
+
+
+def provenance(command: str, more: str) -> str:
+    """Command, machine, date, commit."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    machine = f"{os.cpu_count()} cores ({_cpu()}), {memory_gib:.0f} GiB, Linux {platform.release()}"
+    return (
+        f"`{command}`, {more}; {machine}, Python {platform.python_version()}; {today}, commit {commit or 'unknown'}.\n"
+    )
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+_MEANING = """\
+Every request is one of: complete; retried (answered by a later attempt, the client saw nothing); continued (its machine
+died after the first byte, another went on); refused (an HTTP error that says why, only where no machine that
+has the model could be reached); clean error (one error event ended the stream); gateway gone (the client's own gateway
+was killed: nobody is left to answer). Texts are compared with those of the undisturbed pool. A violation is anything
+else: text torn, duplicated or lost, a request that hangs, a refusal although a machine could have served, a pool that
+does not become whole again, a ballot that fell, an internal error in a log. Pauses are between two tokens of a stream;
+leaderless times are of machines that ran all the while; timer lag is how late the loaded machine woke the observer.
+"""

@@ -1,0 +1,184 @@
+"""The pool of a chaos run: agents that can be killed, frozen, wiped and starved of disk, and the history of all that.
+
+Each state directory lies on a tiny disk of its own. Folders carry the pid; those of dead pids are swept. Not here:
+when what is done (scenarios.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.lan.agents import POOL_NAME, HostAgent, LanPool
+from tests.lan.chaos.judging import GatewayHistory
+from tests.lan.chaos.kinds import DECODE_TOKENS_PER_S, PREFILL_TOKENS_PER_S, models
+from tests.lan.lab import Host
+from tests.lan.shell import tool
+
+ROOT = Path(__file__).resolve().parents[3]
+DISK = "2m"
+FOREVER_S = float("inf")
+_FOLDER = re.compile(r"covey-chaos-(\d+)-")
+SPEEDS = (
+    *("--simulated-prefill-tokens-per-s", str(PREFILL_TOKENS_PER_S)),
+    *("--simulated-decode-tokens-per-s", str(DECODE_TOKENS_PER_S)),
+)
+STOP_GRACE_S = 3.0
+
+
+class ChaosAgent(HostAgent):
+    """The agent of one host, started beside a thread that takes inner faults (tests/lan/programs/agent.py)."""
+
+    def __init__(self, host: Host, root: Path, settings: Sequence[str]) -> None:
+        self._disk = root / f"{host.name}.disk"
+        self._disk.mkdir(mode=0o700)
+        tool("mount", "-t", "tmpfs", "-o", f"size={DISK},mode=700", "covey-chaos", str(self._disk))
+        super().__init__(host, self._disk, settings)
+        self._log = root / f"{host.name}.log"
+        self._log.touch()
+        self._fifo = root / f"{host.name}.fifo"
+        os.mkfifo(self._fifo)
+        self._log_read = 0
+        self.history = GatewayHistory()
+        self.frozen = False
+
+    def command(self, *arguments: str, state_dir: Path | None = None) -> list[str]:
+        command = super().command(*arguments, state_dir=state_dir)
+        if arguments[0] == "up":
+            at = command.index("-m")
+            command[at : at + 2] = ["-m", "tests.lan.programs.agent", str(self._fifo)]
+            command[1:1] = [f"PYTHONPATH={os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])}"]
+        return command
+
+    @property
+    def log_path(self) -> Path:
+        return self._log
+
+    # --- what is done to it ------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin, where it does not run."""
+        if not self.running:
+            super().start()
+
+    def wait_answering(self) -> None:
+        """Also closes the span of its absence."""
+        super().wait_answering()
+        now_s = time.time()
+        self.history.ended = [(begin, min(end, now_s)) for begin, end in self.history.ended]
+
+    def kill(self) -> None:
+        """kill -9."""
+        if self.running:
+            self._gone()
+            self.frozen = False
+            super().kill()
+
+    def stop_in_order(self) -> None:
+        """SIGTERM, and wait."""
+        self._gone()
+        self.stop()
+
+    def _gone(self) -> None:
+        self.history.ended.append((time.time(), FOREVER_S))
+
+    def freeze(self) -> None:
+        """SIGSTOP: connections stay, nothing moves."""
+        self.history.frozen.append((time.time(), FOREVER_S))
+        self.frozen = True
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT, where it is frozen."""
+        if self.frozen and self.running:
+            os.kill(self.pid, signal.SIGCONT)
+            self.frozen = False
+            now_s = time.time()
+            self.history.frozen = [(begin, min(end, now_s)) for begin, end in self.history.frozen]
+
+    def inner(self, command: str) -> None:
+        """See tests/lan/programs/agent.py."""
+        descriptor = os.open(self._fifo, os.O_WRONLY | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "w") as lines:
+            lines.write(command + "\n")
+
+    def fill_disk(self) -> None:
+        """No byte more fits beside the state."""
+        with contextlib.suppress(OSError), (self._disk / "filling").open("wb", buffering=0) as file:
+            while True:
+                file.write(b"\0" * 4096)
+
+    def free_disk(self) -> None:
+        (self._disk / "filling").unlink(missing_ok=True)
+
+    def wipe(self) -> None:
+        """As on a new machine; the settings file is put back, since people write it."""
+        settings = self.settings_file.read_text()
+        shutil.rmtree(self.state_dir)
+        self.state_dir.mkdir(mode=0o700)
+        self.settings_file.write_text(settings)
+
+    def log_since(self) -> list[str]:
+        """Lines that it has logged since the last call."""
+        with self._log.open("rb") as file:
+            file.seek(self._log_read)
+            content = file.read()
+        content = content[: content.rfind(b"\n") + 1]
+        self._log_read += len(content)
+        return content.decode(errors="replace").splitlines()
+
+    def unmount(self) -> None:
+        tool("umount", "--lazy", str(self._disk), check=False)
+
+
+class ChaosPool(LanPool):
+    """One ChaosAgent a host; the first makes the pool."""
+
+    def __init__(self, hosts: Sequence[Host]) -> None:
+        sweep_folders()
+        self._root = Path(tempfile.mkdtemp(prefix=f"covey-chaos-{os.getpid()}-"))
+        self.agents = {}
+        for host in hosts:
+            words = [word for model in models(host.name) for word in ("--model", model)]
+            settings = ("--engine", "simulated", "--grace-s", str(STOP_GRACE_S), *SPEEDS, *words)
+            self.agents[host.name] = ChaosAgent(host, self._root, settings)
+
+    def __getitem__(self, name: str) -> ChaosAgent:
+        agent = self.agents[name]
+        assert isinstance(agent, ChaosAgent)
+        return agent
+
+    @property
+    def chaos_members(self) -> list[ChaosAgent]:
+        return [self[name] for name in self.agents]
+
+    def rejoin(self, agent: ChaosAgent) -> None:
+        """A wiped machine joins as a new one, invited by the first."""
+        agent.covey("join", self[next(iter(self.agents))].covey("invite")["token"])
+
+    def close(self) -> None:
+        """Kill all, unmount, remove. Safe to call twice."""
+        for agent in self.chaos_members:
+            agent.kill()
+            agent.unmount()
+        shutil.rmtree(self._root, ignore_errors=True)
+
+
+def sweep_folders() -> None:
+    """Unmount and remove what runs of dead processes left."""
+    for folder in Path(tempfile.gettempdir()).glob("covey-chaos-*"):
+        match = _FOLDER.match(folder.name)
+        if match and not Path(f"/proc/{match[1]}").exists():
+            for disk in folder.glob("*.disk"):
+                tool("umount", "--lazy", str(disk), check=False)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+__all__ = ["POOL_NAME", "ChaosAgent", "ChaosPool"]

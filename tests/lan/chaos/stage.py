@@ -1,0 +1,205 @@
+"""Plays scenarios on a pool behind the software switch and accounts for everything that clients and logs saw."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from tests.lan.chaos import logs
+from tests.lan.chaos.faults import EVERYBODY, F1, LEADER, Lines
+from tests.lan.chaos.judging import Outcome, judge
+from tests.lan.chaos.kinds import FAR_KINDS
+from tests.lan.chaos.load_process import LoadProcess
+from tests.lan.chaos.observation import Observation
+from tests.lan.chaos.pool import ChaosAgent, ChaosPool
+from tests.lan.chaos.scenarios import Scenario
+from tests.lan.lab import Lab
+from tests.lan.switch import SoftwareSwitch
+from tests.support.real_agents import whole
+
+HOSTS = len(EVERYBODY)
+WHOLE_WITHIN_S = 40.0
+LOOK_EVERY_S = 0.1
+VIOLATIONS_SHOWN_MAX = 10
+COUNTED = {"loss": "lost", "duplication": "duplicated", "reordering": "reordered", "jitter_s": "delayed"}
+"""Field of a wire's state -> the count that proves that it struck."""
+
+
+@dataclass
+class Result:
+    """What came of one scenario. Times in seconds; None where nothing of the kind happened."""
+
+    scenario: Scenario
+    seed: int
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    violations: list[str] = field(default_factory=list)
+    pause_s: float = 0.0
+    leaderless_s: float | None = None
+    whole_s: float = 0.0
+    lag_s: float = 0.0
+    clean_errors: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def requests(self) -> int:
+        return sum(self.outcomes.values())
+
+
+class ChaosStage:
+    """A whole pool on four hosts, from `__enter__` to `__exit__`."""
+
+    def __init__(self, seed: int, say: Callable[[str], None] = print) -> None:
+        self._seed = seed
+        self._say = say
+        self._stack = ExitStack()
+        self._roles: dict[str, str] = {}
+        self.switch: SoftwareSwitch
+        self.pool: ChaosPool
+        self.load: LoadProcess
+
+    def __enter__(self) -> ChaosStage:
+        try:
+            self._set_up()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def _set_up(self) -> None:
+        made: list[SoftwareSwitch] = []
+        make = lambda: made.append(SoftwareSwitch(self._seed)) or made[0]  # type: ignore[func-returns-value]  # noqa: E731
+        lab = self._stack.enter_context(Lab(HOSTS, make_switch=make))
+        self.switch = made[0]
+        self.pool = ChaosPool(lab.hosts)
+        self._stack.callback(self.pool.close)
+        self.pool.start()
+        self.load = LoadProcess({host.name: host.namespace for host in lab.hosts}, self._seed)
+        self._stack.callback(self.load.close)
+        self._undisturbed = self.load.undisturbed(list(self.pool.agents))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    # --- roles -------------------------------------------------------------------------------------------------------
+
+    def agent(self, role: str) -> ChaosAgent:
+        return self.pool[self._roles[role]]
+
+    def port(self, role: str) -> str:
+        return f"port{self._roles[role].removeprefix('h')}"
+
+    def bind_roles(self) -> None:
+        """As the pool is now; it must be whole."""
+        leads = self.pool.leader().name
+        others = sorted(name for name in self.pool.agents if name != leads)
+        self._roles = dict(zip(EVERYBODY, [leads, *others], strict=True))
+
+    # --- playing -----------------------------------------------------------------------------------------------------
+
+    def play(self, scenario: Scenario, seconds_min: float = 0.0) -> Result:
+        """Returns when the pool is whole again, or has failed to become so."""
+        result = Result(scenario, self._seed)
+        self._await_whole(result)
+        self.bind_roles()
+        self._begin_accounts()
+        before = self.switch.counts()
+        self.load.run(scenario.mix)
+        started_s = time.time()
+        for at_s, fault in scenario.steps:
+            time.sleep(max(0.0, started_s + at_s - time.time()))
+            fault.strike(self)
+        time.sleep(max(0.0, started_s + max(scenario.seconds, seconds_min) - time.time()))
+        self._check_faults_struck(scenario, before, result)
+        self._mend()
+        self._await_whole(result)
+        observations, result.lag_s = self.load.stop()
+        self._judge(observations, result)
+        self._read_logs(started_s, result)
+        return result
+
+    def _begin_accounts(self) -> None:
+        for agent in self.pool.chaos_members:
+            agent.history.ended.clear()
+            agent.history.frozen.clear()
+            agent.log_since()
+
+    def _mend(self) -> None:
+        """Whatever is still broken."""
+        self.switch.heal()
+        for agent in self.pool.chaos_members:
+            agent.thaw()
+            agent.host.plug()
+            agent.free_disk()
+            if not agent.running:
+                agent.start()
+        for agent in self.pool.chaos_members:
+            agent.wait_answering()
+            agent.inner("engine heal")
+
+    def _await_whole(self, result: Result) -> None:
+        """All see all, ready, under one leader."""
+        begun_s = time.time()
+        members = self.pool.chaos_members
+        ids = [agent.node_id for agent in members]
+        while True:
+            pools = [self.pool.pool(agent) for agent in members]
+            leaders = {pool["leader_node_id"] for pool in pools if pool is not None}
+            result.whole_s = time.time() - begun_s
+            if len(leaders) == 1 and all(pool is not None and whole(pool, ids) for pool in pools):
+                return
+            if result.whole_s > WHOLE_WITHIN_S:
+                result.violations.append(f"not whole {WHOLE_WITHIN_S:g} s after everything was mended (S2)")
+                return
+            time.sleep(LOOK_EVERY_S)
+
+    # --- accounts ----------------------------------------------------------------------------------------------------
+
+    def _judge(self, observations: list[Observation], result: Result) -> None:
+        for seen in observations:
+            history = self.pool[seen.entry].history
+            may_refuse = result.scenario.far_may_fail and seen.kind in FAR_KINDS
+            verdict = judge(seen, self._undisturbed, history, may_refuse)
+            result.outcomes[verdict.outcome] += 1
+            if verdict.outcome is Outcome.VIOLATION:
+                result.violations.append(
+                    f"{seen.kind} at {seen.entry} ({seen.request_id}, {seen.machine}): {verdict.why}"
+                )
+            elif verdict.outcome is Outcome.CLEAN_ERROR:
+                result.clean_errors[f"{seen.kind}: {seen.code}: {seen.detail}"] += 1
+            gap_began_s = seen.gap_at_s - seen.gap_s
+            if verdict.outcome is not Outcome.GATEWAY_GONE and not history.was_frozen(gap_began_s, seen.gap_at_s):
+                result.pause_s = max(result.pause_s, seen.gap_s)
+
+    def _read_logs(self, started_s: float, result: Result) -> None:
+        gaps: list[float] = []
+        for agent in self.pool.chaos_members:
+            found = logs.records(agent.log_since())
+            changes = logs.followed(found)
+            for since_s, gap_s in logs.leaderless_s(changes):
+                span = since_s, since_s + gap_s
+                if not agent.history.was_ended(*span) and not agent.history.was_frozen(*span):
+                    gaps.append(gap_s)
+            if not result.scenario.wiped:
+                result.violations += [f"S1: {agent.name} {text}" for text in logs.ballots_fell(changes)]
+            ours = [text for text in logs.errors(found) if "cannot write the ballot" not in text]
+            result.violations += [f"{agent.name} logged an error: {text}" for text in ours]
+        result.leaderless_s = max(gaps, default=None)
+
+    def _check_faults_struck(self, scenario: Scenario, before: dict[str, int], result: Result) -> None:
+        """A fault that never struck proves nothing."""
+        after = self.switch.counts()
+        for _, fault in scenario.steps:
+            wanted = [
+                count for name, count in COUNTED.items() if isinstance(fault, Lines) and getattr(fault.line, name)
+            ]
+            for count in wanted:
+                if after[count] == before[count]:
+                    result.violations.append(f"the fault did not strike: no frame was {count}")
+
+
+__all__ = ["F1", "LEADER", "ChaosStage", "Result"]
