@@ -11,6 +11,8 @@ import sys
 import time
 from typing import TextIO
 
+from covey.terminal import harmless
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -36,12 +38,13 @@ class JsonFormatter(logging.Formatter):
 
 
 class HumanFormatter(logging.Formatter):
-    """Time of day, level, message, then fields as name=value."""
+    """Time of day, level, message, then fields as name=value: one line, whatever a field holds."""
 
     def format(self, record: logging.LogRecord) -> str:
         moment = time.strftime("%H:%M:%S", time.localtime(record.created))
         fields = "".join(f"  {name}={value}" for name, value in _extra(record).items())
-        text = f"{moment} {record.levelname.lower():7} {record.name}: {record.getMessage()}{fields}"
+        said = harmless(f"{record.getMessage()}{fields}").replace("\n", "\\n")
+        text = f"{moment} {record.levelname.lower():7} {record.name}: {said}"
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 

@@ -360,6 +360,15 @@ def test_init_makes_a_pool_and_a_token_and_says_what_is_next(state_dir: Path) ->
     assert "covey join --force" in again.stderr
 
 
+@pytest.mark.parametrize("text", ["nonsense\n", "covey1-" + "A" * 5000, ""])
+def test_join_reads_a_token_from_its_input(state_dir: Path, text: str) -> None:
+    """Command lines can be read by every user of the machine."""
+    result = run(state_dir, "join", "-", text=text)
+    assert result.exit_code == 1
+    assert "token" in result.stderr
+    assert "nonsense" not in result.stderr
+
+
 def test_join_refuses_what_is_no_token(state_dir: Path) -> None:
     result = run(state_dir, "join", "nonsense")
     assert result.exit_code == 1

@@ -132,6 +132,11 @@ def test_logs_for_people_are_one_line() -> None:
     assert "\n" not in line
 
 
+def test_a_log_line_for_people_stays_one_harmless_line() -> None:
+    line = logs.HumanFormatter().format(record(reason="\x1b]0;owned\x07\nWARNING all is lost"))
+    assert line.isprintable()
+
+
 def test_logs_are_quiet_by_default_and_json_away_from_a_terminal() -> None:
     root, ours = logging.getLogger(), logging.getLogger("covey")
     kept = (root.handlers[:], root.level, ours.level)

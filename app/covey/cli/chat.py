@@ -10,6 +10,7 @@ import click
 
 from covey.cli.invocation import Invocation, common_options
 from covey.errors import ExitCode, UserError
+from covey.terminal import harmless
 
 if TYPE_CHECKING:
     from covey.cli.agent_client import AgentClient
@@ -83,7 +84,7 @@ def _answer(invocation: Invocation, agent: AgentClient, messages: list[Message],
             first_token_s = time.monotonic() - started
         pieces.append(piece)
         if not invocation.as_json:
-            click.echo(piece, nl=False)
+            click.echo(harmless(piece), nl=False)
     _ending(invocation, stream.headers, "".join(pieces), first_token_s, time.monotonic() - started, options["model"])
     return "".join(pieces)
 
@@ -106,4 +107,4 @@ def _ending(
     click.echo()
     if sys.stderr.isatty():
         first = "" if first_token_s is None else f", first token after {first_token_s:.2f} s"
-        click.secho(f"({machine}{first}, request {content['request_id']})", dim=True, err=True)
+        click.secho(f"({harmless(machine)}{first}, request {content['request_id']})", dim=True, err=True)

@@ -17,6 +17,7 @@ from covey.cli.look import explain, models, ps
 from covey.cli.up import up
 from covey.cli.version import config, version
 from covey.errors import UserError
+from covey.terminal import harmless
 
 
 class ReportingGroup(click.Group):
@@ -35,9 +36,9 @@ def _report(error: UserError, invocation: Invocation | None) -> None:
         content = {"message": str(error), "next_step": error.next_step, "exit_code": int(error.exit_code)}
         click.echo(json.dumps({"error": content}))
         return
-    click.secho(f"error: {error}", fg="red", err=True)
+    click.secho(harmless(f"error: {error}"), fg="red", err=True)
     if error.next_step:
-        click.echo(f"  next: {error.next_step}", err=True)
+        click.echo(harmless(f"  next: {error.next_step}"), err=True)
 
 
 @click.group(cls=ReportingGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

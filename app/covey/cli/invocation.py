@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from covey.terminal import harmless_all
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -59,7 +61,7 @@ class Invocation:
         if self.as_json:
             click.echo(json.dumps(content, ensure_ascii=False))
             return
-        drawn = render(content)
+        drawn = render(harmless_all(content))
         if isinstance(drawn, str):
             # Not through rich: a token must not be folded to the width of the terminal.
             click.echo(drawn)

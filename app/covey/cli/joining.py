@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import click
 
 from covey.cli.invocation import Invocation, common_options
 from covey.errors import UserError
+from covey_mesh.core.token import TOKEN_CHARS_MAX
 
 if TYPE_CHECKING:
     from covey.config import Configuration
@@ -103,7 +105,11 @@ def _local_invitation(configuration: Configuration, identity: Identity, valid_mi
 @click.option("--force", is_flag=True, help="Leave the pool that this machine is in.")
 @common_options
 def join(invocation: Invocation, token: str, force: bool) -> None:
-    """Bring this machine into the pool that TOKEN is from (`covey invite` there prints one)."""
+    """Bring this machine into the pool that TOKEN is from (`covey invite` there prints one).
+
+    A token on the command line can be seen by this machine's other users while the command runs; `-` reads it from
+    standard input instead.
+    """
     import asyncio
 
     from covey.running import running_agent
@@ -111,9 +117,17 @@ def join(invocation: Invocation, token: str, force: bool) -> None:
     configuration = invocation.load().configuration
     if running_agent(configuration.state_dir) is not None:
         raise UserError("the agent of this machine is running", "stop it first: covey down")
+    token = _read_token() if token == "-" else token
     identity = asyncio.run(_join(token, configuration.state_dir, configuration.name, force))
     name = identity.pool_name
     invocation.show(_described(identity), lambda _: f"this machine is in pool {name} now\nnext: covey up --model PATH")
+
+
+def _read_token() -> str:
+    """From a pipe, or asked for without showing it."""
+    if sys.stdin.isatty():
+        return str(click.prompt("token", hide_input=True, err=True))
+    return sys.stdin.readline(TOKEN_CHARS_MAX + 2)
 
 
 async def _join(token: str, state_dir: Path, name: str, force: bool) -> Identity:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from covey.cli.invocation import Invocation, common_options
+from covey.terminal import harmless_all
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 WATCH_INTERVAL_S = 1.0
 
@@ -36,11 +40,14 @@ def _watch(get: Any) -> None:
 
     from covey.cli.tables import pool_table
 
+    def drawn() -> RenderableType:
+        return pool_table(harmless_all(get("/covey/v1/pool")))
+
     try:
-        with Live(pool_table(get("/covey/v1/pool")), console=Console(), auto_refresh=False, screen=True) as live:
+        with Live(drawn(), console=Console(), auto_refresh=False, screen=True) as live:
             while True:
                 time.sleep(WATCH_INTERVAL_S)
-                live.update(pool_table(get("/covey/v1/pool")), refresh=True)
+                live.update(drawn(), refresh=True)
     except KeyboardInterrupt:
         pass
 
