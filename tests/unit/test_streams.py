@@ -10,7 +10,7 @@ from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, Res
 from covey_mesh.core.limits import REQUEST_BODY_BYTES_MAX, STREAM_WINDOW_BYTES, STREAMS_PER_LINK_MAX
 from covey_mesh.io.batching import Outbox
 from covey_mesh.io.codec_values import PeerProtocolError
-from covey_mesh.io.opened import BODY_INLINE_BYTES_MAX, OpenedAttempts
+from covey_mesh.io.opened import BODY_INLINE_BYTES_MAX, RETRY_AFTER_S_MAX, OpenedAttempts
 from covey_mesh.io.served import CONGESTED_BYTES, ServedAttempts
 from covey_mesh.wire.v1 import link_pb2
 from covey_mesh.wire.v1.link_pb2 import Item
@@ -267,18 +267,31 @@ def test_items_of_unknown_streams_are_ignored(wire: Wire) -> None:
     assert wire.far_out.empty
 
 
+NO_ANSWERS = (0, 99, 100, 101, 199, 204, 205, 301, 304, 399, 600, 2**31 - 1)
+"""Statuses that no engine's answer has, or that a client reads as the end of a head without a body: what follows
+would be taken for another answer on its connection."""
+
+
+def test_a_wait_of_years_is_not_passed_on(wire: Wire) -> None:
+    sink = Sink()
+    wire.near.open(request(), sink)
+    wire.near.receive("head", Item(head=link_pb2.ResponseHead(stream_id=1, status=429, retry_after_s=2**32 - 1)))
+    assert sink.calls == [f"head 429  {RETRY_AFTER_S_MAX}"]
+
+
 @pytest.mark.parametrize(
     "answer",
     [
         [Item(data=link_pb2.ResponseData(stream_id=1, chunk=b"x"))],
-        [Item(head=link_pb2.ResponseHead(stream_id=1)), Item(head=link_pb2.ResponseHead(stream_id=1))],
+        [Item(head=link_pb2.ResponseHead(stream_id=1, status=200))] * 2,
         [Item(end=link_pb2.ResponseEnd(stream_id=1))],
         [
-            Item(head=link_pb2.ResponseHead(stream_id=1)),
+            Item(head=link_pb2.ResponseHead(stream_id=1, status=200)),
             Item(data=link_pb2.ResponseData(stream_id=1, chunk=bytes(STREAM_WINDOW_BYTES + 1))),
         ],
+        *([Item(head=link_pb2.ResponseHead(stream_id=1, status=status))] for status in NO_ANSWERS),
     ],
-    ids=["no head", "two heads", "end alone", "beyond the window"],
+    ids=["no head", "two heads", "end alone", "beyond the window", *map(str, NO_ANSWERS)],
 )
 def test_a_mishandled_attempt_fails_alone(wire: Wire, answer: list[Item]) -> None:
     sink, other = Sink(), Sink()

@@ -22,6 +22,12 @@ from covey_mesh.wire.v1.link_pb2 import Item
 BODY_INLINE_BYTES_MAX = 64 * 1024
 """A larger request body follows its RequestOpen in pieces."""
 
+RETRY_AFTER_S_MAX = 3600
+"""Longest wait that another machine may ask a client for."""
+
+_NO_ANSWERS = frozenset({204, 205})
+"""Answers without a body, as 1xx and 304 are: a client would take a body that follows for its next answer."""
+
 _CallLater = Callable[[Callable[[], None]], object]
 
 _log = logging.getLogger(__name__)
@@ -60,8 +66,12 @@ class OpenedAttempt:
         if self._head_seen:
             self._broken("a second head")
             return
+        if not _is_answer(head.status):
+            self._broken(f"status {head.status}")
+            return
         self._head_seen = True
-        self._sink.head(head.status, text(head.content_type, "a content type"), head.retry_after_s)
+        retry_after_s = min(head.retry_after_s, RETRY_AFTER_S_MAX)
+        self._sink.head(head.status, text(head.content_type, "a content type"), retry_after_s)
 
     def on_data(self, chunk: bytes) -> None:
         if self._done:
@@ -188,6 +198,11 @@ class OpenedAttempts:
         if self._body_bytes + body_bytes > LINK_BACKLOG_BYTES_MAX:
             return Failure(FailureCode.RESOURCE_EXHAUSTED, "too many large requests are on their way there", 1000)
         return None
+
+
+def _is_answer(status: int) -> bool:
+    """Success with a body, or an error."""
+    return (200 <= status < 300 and status not in _NO_ANSWERS) or 400 <= status < 600
 
 
 def _open_item(stream_id: int, request: ForwardedRequest, inline: bytes) -> link_pb2.RequestOpen:
