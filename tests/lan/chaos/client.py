@@ -30,6 +30,7 @@ class Asking:
         self._last_piece_s = 0.0
         self._done = False
         self._answer_id: str | None = None
+        self._rest = b""
 
     async def run(self, made: socket.socket, address: tuple[str, int], body: bytes) -> Observation:
         """Never raises for what the other side does."""
@@ -49,6 +50,9 @@ class Asking:
         except _MalformedError as error:
             seen.ended, seen.detail = Ended.MALFORMED, str(error)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+            # After an error event the gateway may close without the last chunk, if nothing torn came after the event.
+            if seen.code and not self._rest:
+                seen.ended = Ended.ERROR_EVENT
             seen.detail = seen.detail or repr(error)
         finally:
             seen.ended_s = time.time()
@@ -102,15 +106,15 @@ class Asking:
     # --- streamed ----------------------------------------------------------------------------------------------------
 
     async def _stream(self, reader: asyncio.StreamReader) -> None:
-        seen, rest = self.observation, b""
+        seen = self.observation
         if seen.status != 200:
             raise _MalformedError(f"a stream of status {seen.status}")
         async for chunk in _chunks(reader):
-            *events, rest = (rest + chunk).split(b"\n\n")
+            *events, self._rest = (self._rest + chunk).split(b"\n\n")
             for event in events:
                 self._event(event)
-        if rest.strip():
-            raise _MalformedError(f"half an event at the end: {rest[:200]!r}")
+        if self._rest:
+            raise _MalformedError(f"half an event at the end: {self._rest[:200]!r}")
         if self._done and seen.code == "":
             seen.ended = Ended.FINISHED
         elif seen.code:

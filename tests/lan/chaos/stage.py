@@ -113,10 +113,13 @@ class ChaosStage:
         for at_s, fault in scenario.steps:
             time.sleep(max(0.0, started_s + at_s - time.time()))
             fault.strike(self)
-        time.sleep(max(0.0, started_s + max(scenario.seconds, seconds_min) - time.time()))
+        ends_s = started_s + max(scenario.seconds, seconds_min)
+        mended = self._whole_by(ends_s, result)
+        time.sleep(max(0.0, ends_s - time.time()))
         self._check_faults_struck(scenario, before, result)
         self._mend()
-        self._await_whole(result)
+        if not mended:
+            self._await_whole(result)
         observations, result.lag_s = self.load.stop()
         self._judge(observations, result)
         self._read_logs(started_s, result)
@@ -142,19 +145,24 @@ class ChaosStage:
             agent.inner("engine heal")
 
     def _await_whole(self, result: Result) -> None:
-        """All see all, ready, under one leader."""
+        """All see all, ready, under one leader, or it is a violation."""
+        if not self._whole_by(time.time() + WHOLE_WITHIN_S, result):
+            result.violations.append(f"not whole {WHOLE_WITHIN_S:g} s after everything was mended (S2)")
+
+    def _whole_by(self, until_s: float, result: Result) -> bool:
+        """Whether it came to be so; `result.whole_s` says how long that took."""
         begun_s = time.time()
         members = self.pool.chaos_members
         ids = [agent.node_id for agent in members]
         while True:
-            pools = [self.pool.pool(agent) for agent in members]
-            leaders = {pool["leader_node_id"] for pool in pools if pool is not None}
-            result.whole_s = time.time() - begun_s
-            if len(leaders) == 1 and all(pool is not None and whole(pool, ids) for pool in pools):
-                return
-            if result.whole_s > WHOLE_WITHIN_S:
-                result.violations.append(f"not whole {WHOLE_WITHIN_S:g} s after everything was mended (S2)")
-                return
+            if all(agent.running and not agent.frozen for agent in members):
+                pools = [self.pool.pool(agent) for agent in members]
+                leaders = {pool["leader_node_id"] for pool in pools if pool is not None}
+                result.whole_s = time.time() - begun_s
+                if len(leaders) == 1 and all(pool is not None and whole(pool, ids) for pool in pools):
+                    return True
+            if time.time() > until_s:
+                return False
             time.sleep(LOOK_EVERY_S)
 
     # --- accounts ----------------------------------------------------------------------------------------------------
