@@ -526,3 +526,13 @@ async def test_a_machine_holds_a_bounded_number_of_links(pair: Pair) -> None:
     pair.near.transport.dial(pair.far.address, None)
     await pair.near.events.until(lambda: pair.near.events.failures)
     assert "open already" in pair.near.events.failures[0][2]
+
+
+@pytest.mark.asyncio
+async def test_links_asked_for_at_the_same_moment_are_bounded_too(pair: Pair) -> None:
+    asked = 3 * LINKS_PER_PEER_MAX
+    for _ in range(asked):
+        pair.near.transport.dial(pair.far.address, None)
+    await pair.near.events.until(lambda: len(pair.near.events.failures) + len(pair.near.events.links) >= asked)
+    await pair.near.events.until(lambda: len(pair.near.transport.links()) <= LINKS_PER_PEER_MAX)
+    assert len(pair.far.transport.links()) <= LINKS_PER_PEER_MAX

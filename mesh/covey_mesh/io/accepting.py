@@ -131,6 +131,10 @@ class Acceptor:
             return Objection(LinkLoss.PROTOCOL, f"refused: it sent {error}")
         except TimeoutError:
             return Objection(LinkLoss.SILENT, "no Hello in time")
+        # Asked again: others of this machine may have been greeted meanwhile, and nothing is awaited from here on.
+        objection = self._too_many(peer)
+        if objection is not None:
+            return objection
         host = _host_of(context.peer())
         return GrpcLink(context, peer, greeting.facts, False, host, self._events(), self._handler)
 
