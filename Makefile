@@ -7,9 +7,11 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN = .venv/bin
 PYTEST_ARGUMENTS ?=
 BENCH_ARGUMENTS ?=
+CHAOS_ARGUMENTS ?=
+RUNS ?= 30
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test check format proto freeze bench clean
+.PHONY: help setup run demo test chaos check format proto freeze bench bench-failover clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -28,6 +30,9 @@ test: setup ## all tests
 	@$(PYTHON) tools/setup.py --test-tools
 	@$(BIN)/python -m pytest $(PYTEST_ARGUMENTS)
 
+chaos: setup ## every scenario of failure on a LAN of namespaces (root); writes docs/benchmarks/failover.md
+	@$(BIN)/python -m tests.lan.chaos --report $(CHAOS_ARGUMENTS)
+
 check: setup ## style, types, layers, freshness of generated code; changes nothing
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -45,6 +50,9 @@ proto: setup ## generate mesh/covey_mesh/wire/v1 from proto/, and lock what is n
 
 freeze: setup ## write the versions in .venv to requirements/
 	@$(BIN)/python tools/freeze.py
+
+bench-failover: setup
+	@$(BIN)/python -m bench.failover --report --runs $(RUNS) $(BENCH_ARGUMENTS)
 
 bench-%: setup
 	@$(BIN)/python -m bench.$(subst -,_,$*) $(BENCH_ARGUMENTS)

@@ -1,6 +1,7 @@
 """What can be done to a pool and its LAN, as values: each strikes a Stage. Roles are bound when a scenario begins.
 
-LEADER is who leads then, F1, F2, F3 are the others in the order of their names. Not here: when (scenarios.py).
+LEADER is who leads then; F2 serves what the leader serves, F1 and F3 what the leader does not (beside what all serve):
+without LEADER and F1, or F1 and F2, everything still has a machine. Not here: when (scenarios.py).
 """
 
 from __future__ import annotations

@@ -63,6 +63,9 @@ KINDS = _kinds(
     # A grammar cannot be entered in the middle: such an answer is never continued.
     Kind("unsound-stream", CHAT, True, 48, sound=False, more=(("response_format", {"type": "json_object"}),)),
     Kind("far-stream", CHAT, True, 30, far=True),
+    Kind("far-long", CHAT, True, 150, far=True),
+    Kind("far-text", COMPLETIONS, True, 100, far=True),
+    Kind("far-slow-start", CHAT, True, 12, prompt_words=3000, far=True),
     Kind("far-whole", CHAT, False, 24, far=True),
     Kind("short", CHAT, True, 1),
 )
@@ -74,14 +77,19 @@ MIXES: dict[str, tuple[str, ...]] = {
         *("chat-stream", "text-stream", "chat-whole", "text-whole"),
         *("unsound-stream", "far-stream", "far-whole"),
     ),
-    "before-first-token": ("slow-start", "slow-start", "slow-start", "chat-whole", "text-whole"),
-    "mid-stream": ("long-stream", "long-stream", "long-stream", "chat-stream", "text-stream"),
+    "failover": ("chat-stream", "text-stream", "chat-whole", "far-stream"),
+    "before-first-token": ("far-slow-start", "far-slow-start", "slow-start", "chat-whole", "far-whole"),
+    "mid-stream": ("far-long", "far-long", "far-text", "far-text", "far-stream", "long-stream", "unsound-stream"),
 }
+
+
+MODEL = SHARED_MODEL
+"""Served by all."""
 
 
 def models(host: str) -> list[str]:
     """What the host with this name (h1, h2, ...) serves: half of the machines one far model, half the other."""
-    return [SHARED_MODEL, "even" if int(host[1:]) % 2 == 0 else "odd"]
+    return [SHARED_MODEL, "even" if int(host[1:]) % 2 == 0 else "odd", f"only-{host}"]
 
 
 def far_model(host: str) -> str:

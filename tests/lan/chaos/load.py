@@ -25,6 +25,7 @@ from tests.lan.namespaces import inside_namespace
 HTTP_PORT = 8080
 UNREACHABLE_PAUSE_S = 0.1
 PAUSE_S_MAX = 0.1
+PROBE_PAUSE_S = 0.02
 LAG_PERIOD_S = 0.02
 
 
@@ -36,6 +37,7 @@ class Load:
         self._random = random.Random(f"load:{seed}")
         self._stopping = asyncio.Event()
         self._clients: list[asyncio.Task[None]] = []
+        self._probes: asyncio.Future[list[None]] | None = None
         self._lag_s = 0.0
 
     async def run(self) -> None:
@@ -71,16 +73,17 @@ class Load:
         seen = await asyncio.gather(*(self._ask(*one) for one in asked))
         say(event="undisturbed", lines=[observation.as_line() for observation in seen])
 
-    async def _do_probe(self, entries: list[str], seconds: float) -> None:
-        """Short requests at these gateways, one after the other, as fast as `PROBE_PAUSE_S` lets."""
-        await asyncio.gather(*(self._probe(entry, time.time() + seconds) for entry in entries))
-        say(event="probed")
+    async def _do_probe(self, asked: list[list[str]], seconds: float) -> None:
+        """For each (gateway, model), short requests one after the other. Commands go on to be taken meanwhile."""
+        until_s = time.time() + seconds
+        self._probes = asyncio.gather(*(self._probe(entry, model, until_s) for entry, model in asked))
+        self._probes.add_done_callback(lambda _: say(event="probed"))
 
-    async def _probe(self, entry: str, until_s: float) -> None:
+    async def _probe(self, entry: str, model: str, until_s: float) -> None:
         while time.time() < until_s:
-            observation = await self._ask(entry, "short", 0)
+            observation = await self._ask(entry, "short", 0, model)
             say(event="probe", line=observation.as_line())
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(PROBE_PAUSE_S)
 
     async def _ask_on(self, entry: str, kind: str) -> None:
         while not self._stopping.is_set():
@@ -93,8 +96,8 @@ class Load:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
 
-    async def _ask(self, entry: str, kind: str, prompt_number: int) -> Observation:
-        model = KINDS[kind].model(entry)
+    async def _ask(self, entry: str, kind: str, prompt_number: int, model: str = "") -> Observation:
+        model = model or KINDS[kind].model(entry)
         body = json.dumps(KINDS[kind].body(model, prompt_number)).encode()
         with inside_namespace(self._namespaces[entry]):
             made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)

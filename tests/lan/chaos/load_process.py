@@ -52,9 +52,9 @@ class LoadProcess:
             ended, self._ended = self._ended, []
         return ended, lag_s
 
-    def probe(self, entries: Sequence[str], seconds: float) -> None:
-        """Short requests at these gateways for a while; returns at once, `probes` waits for the end."""
-        self._say(command="probe", entries=list(entries), seconds=seconds)
+    def probe(self, asked: Sequence[tuple[str, str]], seconds: float) -> None:
+        """Short requests for each (gateway, model) for a while; returns at once, `probes` waits for the end."""
+        self._say(command="probe", asked=[list(one) for one in asked], seconds=seconds)
 
     def probes(self, timeout_s: float) -> list[Observation]:
         """What the probes have seen."""

@@ -12,7 +12,7 @@ from types import TracebackType
 from tests.lan.chaos import logs
 from tests.lan.chaos.faults import EVERYBODY, F1, LEADER, Lines
 from tests.lan.chaos.judging import Outcome, judge
-from tests.lan.chaos.kinds import FAR_KINDS
+from tests.lan.chaos.kinds import FAR_KINDS, far_model
 from tests.lan.chaos.load_process import LoadProcess
 from tests.lan.chaos.observation import Observation
 from tests.lan.chaos.pool import ChaosAgent, ChaosPool
@@ -23,6 +23,7 @@ from tests.support.real_agents import whole
 
 HOSTS = len(EVERYBODY)
 WHOLE_WITHIN_S = 40.0
+NOTHING = Scenario("", "", 0.0)
 LOOK_EVERY_S = 0.1
 VIOLATIONS_SHOWN_MAX = 10
 COUNTED = {"loss": "lost", "duplication": "duplicated", "reordering": "reordered", "jitter_s": "delayed"}
@@ -78,7 +79,7 @@ class ChaosStage:
         self.pool.start()
         self.load = LoadProcess({host.name: host.namespace for host in lab.hosts}, self._seed)
         self._stack.callback(self.load.close)
-        self._undisturbed = self.load.undisturbed(list(self.pool.agents))
+        self.undisturbed = self.load.undisturbed(list(self.pool.agents))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -94,19 +95,19 @@ class ChaosStage:
         return f"port{self._roles[role].removeprefix('h')}"
 
     def bind_roles(self) -> None:
-        """As the pool is now; it must be whole."""
+        """As the pool is now; it must be whole. F2 serves the leader's far model, F1 and F3 serve the other one."""
         leads = self.pool.leader().name
         others = sorted(name for name in self.pool.agents if name != leads)
-        self._roles = dict(zip(EVERYBODY, [leads, *others], strict=True))
+        f2 = next(name for name in others if far_model(name) == far_model(leads))
+        f1, f3 = (name for name in others if name != f2)
+        self._roles = dict(zip(EVERYBODY, [leads, f1, f2, f3], strict=True))
 
     # --- playing -----------------------------------------------------------------------------------------------------
 
     def play(self, scenario: Scenario, seconds_min: float = 0.0) -> Result:
         """Returns when the pool is whole again, or has failed to become so."""
         result = Result(scenario, self._seed)
-        self._await_whole(result)
-        self.bind_roles()
-        self._begin_accounts()
+        self.begin(result)
         before = self.switch.counts()
         self.load.run(scenario.mix)
         started_s = time.time()
@@ -117,22 +118,23 @@ class ChaosStage:
         mended = self._whole_by(ends_s, result)
         time.sleep(max(0.0, ends_s - time.time()))
         self._check_faults_struck(scenario, before, result)
-        self._mend()
-        if not mended:
-            self._await_whole(result)
+        self.mend(None if mended else result)
         observations, result.lag_s = self.load.stop()
         self._judge(observations, result)
         self._read_logs(started_s, result)
         return result
 
-    def _begin_accounts(self) -> None:
+    def begin(self, result: Result | None = None) -> None:
+        """The pool is whole, roles are bound, and accounts begin anew."""
+        self._await_whole(result or Result(NOTHING, self._seed))
+        self.bind_roles()
         for agent in self.pool.chaos_members:
             agent.history.ended.clear()
             agent.history.frozen.clear()
             agent.log_since()
 
-    def _mend(self) -> None:
-        """Whatever is still broken."""
+    def mend(self, result: Result | None) -> None:
+        """Whatever is still broken; with `result`, also wait until the pool is whole."""
         self.switch.heal()
         for agent in self.pool.chaos_members:
             agent.thaw()
@@ -143,6 +145,8 @@ class ChaosStage:
         for agent in self.pool.chaos_members:
             agent.wait_answering()
             agent.inner("engine heal")
+        if result is not None:
+            self._await_whole(result)
 
     def _await_whole(self, result: Result) -> None:
         """All see all, ready, under one leader, or it is a violation."""
@@ -171,7 +175,7 @@ class ChaosStage:
         for seen in observations:
             history = self.pool[seen.entry].history
             may_refuse = result.scenario.far_may_fail and seen.kind in FAR_KINDS
-            verdict = judge(seen, self._undisturbed, history, may_refuse)
+            verdict = judge(seen, self.undisturbed, history, may_refuse)
             result.outcomes[verdict.outcome] += 1
             if verdict.outcome is Outcome.VIOLATION:
                 result.violations.append(
