@@ -242,3 +242,9 @@ class CountingObserver(SilentObserver):
 
     def refused(self, reason: str) -> None:
         self.events.append(f"refused {reason}")
+
+    def stream_broke(self, outcome: str, pause_s: float | None = None) -> None:
+        self.events.append(f"stream_broke {outcome}" + ("" if pause_s is None else f" {pause_s:.3f}"))
+
+    def stalled(self, model: str, node_id: NodeId, opened: bool) -> None:
+        self.events.append(f"stalled {model} {node_id[0]}" + (" opened" if opened else ""))

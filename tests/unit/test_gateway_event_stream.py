@@ -10,9 +10,10 @@ from covey_gateway.core.event_stream import (
     EVENT_BYTES_MAX,
     EventAligner,
     TokenRatio,
-    is_refusal_event,
+    engine_fault,
     read_usage,
 )
+from covey_mesh.core.exchange import FailureCode
 
 
 @given(st.lists(st.binary(max_size=12).map(lambda b: b.replace(b"\n", b"."))), st.data())
@@ -51,16 +52,19 @@ def test_usage(end: bytes, usage: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "refusal"),
+    ("events", "before", "code"),
     [
-        (b'data: {"error": {"message": "full", "code": 503}}\n\n', True),
-        (b'data: {"error":{"message":"full","code":"503"}}\n\n', True),
-        (b'data: {"error": {"message": "bad", "code": 400}}\n\n', False),
-        (b'data: {"choices":[{"text":"code: 503"}]}\n\n', False),
+        (b'data: {"error": {"message": "full", "code": 503}}\n\n', b"", FailureCode.RESOURCE_EXHAUSTED),
+        (b'data: {"error":{"message":"full","code":"503"}}\n\n', b"", FailureCode.RESOURCE_EXHAUSTED),
+        (b'data: 1\n\ndata: {"error": {"code": 500}}\n\n', b"data: 1\n\n", FailureCode.ENGINE_FAILED),
+        (b'data: {"error": "no code"}\n\n', b"", FailureCode.ENGINE_FAILED),
+        (b'data: {"error": {"message": "bad", "code": 400}}\n\n', b"", None),
+        (b'data: {"choices":[{"text":"data: {\\"error\\" code: 503"}]}\n\n', b"", None),
     ],
 )
-def test_refusals_that_look_like_streams(first: bytes, refusal: bool) -> None:
-    assert is_refusal_event(first) is refusal
+def test_an_engines_own_failure_within_a_stream(events: bytes, before: bytes, code: FailureCode | None) -> None:
+    found = engine_fault(events)
+    assert (None if found is None else (found[0], found[1].code)) == (None if code is None else (before, code))
 
 
 def test_the_ratio_is_bounded_in_value_and_number() -> None:

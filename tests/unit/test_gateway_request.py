@@ -458,7 +458,7 @@ def test_a_broken_stream_ends_in_one_clean_error_event() -> None:
     drive = relaying()
     drive.data(b'data: {"half of an ev')
     effects = drive.end(FailureCode.LINK_LOST)
-    assert kinds(effects) == ["DeliverData", "DeliverEnd", "AttemptEnded", "Report"]
+    assert kinds(effects) == ["ContinuationEnded", "DeliverData", "DeliverEnd", "AttemptEnded", "Report"]
     events = drive.delivered().split(b"\n\n")
     assert events[0] == b"data: 1"
     assert json.loads(events[1].removeprefix(b"data: "))["error"]["code"] == "stream_broken"

@@ -9,53 +9,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from tests.support.gateway import SELF, A, B, C, CountingObserver, FakeClient, FakeMesh, FakeTimers, member
+from tests.support.gateway import SELF, A, B, C, FakeClient, FakeMesh, member
+from tests.support.gateway_pool import CHAT, Pool
 
 from covey_gateway.core.front import IncomingRequest
 from covey_gateway.core.settings import RequestSettings
-from covey_gateway.io.runner import RequestRunner
 from covey_mesh.core.asking import Ask, Decision, Outcome
 from covey_mesh.core.exchange import Failure, FailureCode
 from covey_mesh.core.facts import EngineState, PoolView
 from covey_mesh.core.limits import DECISIONS_KEPT
 from covey_mesh.core.names import NodeId
-from covey_scheduler.core.leaderless import choose_alone
 
-CHAT = "/v1/chat/completions"
 LOST = Failure(FailureCode.LINK_LOST, "the link is gone")
-
-
-class Pool:
-    """A runner with everything around it."""
-
-    def __init__(self, mesh: FakeMesh | None = None, settings: RequestSettings | None = None) -> None:
-        self.mesh = mesh or FakeMesh()
-        self.timers = FakeTimers()
-        self.observer = CountingObserver()
-        ids = iter(range(10**9))
-        self.runner = RequestRunner(
-            self.mesh,
-            self.timers.clock,
-            random.Random(7).random,
-            settings or RequestSettings(),
-            self.observer,
-            choose_alone,
-            self.timers,
-            new_id=lambda: f"{next(ids):012x}",
-            unix_clock=lambda: 1.7e9,
-        )
-
-    def submit(self, deadline_s: float | None = None, path: str = CHAT, **fields: Any) -> tuple[FakeClient, Any]:
-        body = {"model": "m", "messages": [{"role": "user", "content": "hello"}], **fields}
-        client = FakeClient()
-        active = self.runner.submit(IncomingRequest(path, json.dumps(body).encode(), "ada", 1, deadline_s), client)
-        assert client.heads == [], "the sink was called from inside submit"
-        self.timers.settle()
-        return client, active
-
-    def quiet(self) -> bool:
-        """Nothing is left over."""
-        return not self.runner.active and not self.runner.in_flight() and not self.timers.pending
 
 
 def error_of(client: FakeClient) -> dict[str, Any]:
@@ -301,10 +266,11 @@ def test_a_stream_that_breaks_ends_with_one_error_event() -> None:
     assert events[0] == "data: 1"
     assert json.loads(events[1].removeprefix("data: "))["error"]["code"] == "stream_broken"
     assert events[2:] == [""]
-    assert client.failure == LOST
+    assert client.failure is not None
+    assert client.failure.code is FailureCode.LINK_LOST
     record = pool.runner.record(active.request_id)
     assert record is not None
-    assert record.error == "link_lost: the link is gone"
+    assert record.error.startswith("link_lost: the link is gone; it was not continued elsewhere: ")
     assert pool.observer.summaries[-1].broken
     assert pool.quiet()
 

@@ -125,6 +125,21 @@ def test_a_continued_answer_goes_on_as_if_never_cut(cut: int) -> None:
     assert partial + openai.text(rest, 7, rest.output_tokens) == whole
 
 
+@pytest.mark.parametrize("prompt", ["Once upon a", "", "the wing", "a ", "bathe", "wind", "the the the the the"])
+@pytest.mark.parametrize("cut", range(21))
+def test_a_continued_text_goes_on_as_if_never_cut(prompt: str, cut: int) -> None:
+    def text_call(prompt: str, max_tokens: int) -> openai.Call:
+        body = {"model": "m", "prompt": prompt, "max_tokens": max_tokens}
+        return openai.parse("/v1/completions", json.dumps(body).encode(), "m", False, 1000, seed=7)
+
+    first = text_call(prompt, 20)
+    whole = openai.text(first, 7, 20)
+    partial = openai.text(first, 7, cut)
+    rest = text_call(prompt + partial, 21 - cut)
+    assert partial + openai.text(rest, 7, 20 - cut) == whole
+    assert rest.prompt_tokens == first.prompt_tokens + cut
+
+
 def test_a_partial_answer_is_only_continued_when_asked_for() -> None:
     messages = [{"role": "user", "content": "one two"}, {"role": "assistant", "content": "the wing"}]
     assert call(messages=messages).skip == 0

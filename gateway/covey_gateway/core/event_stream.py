@@ -8,9 +8,17 @@ from __future__ import annotations
 
 import re
 
+from covey_mesh.core.exchange import Failure, FailureCode
+
 EVENT_END = b"\n\n"
 EVENT_BYTES_MAX = 1024 * 1024
 """A longer tail without an event's end is passed on as it is."""
+
+ERROR_EVENT = b'data: {"error"'
+"""Begins an engine's error event; within an answer's text the quotes would be escaped."""
+
+ERROR_BYTES_READ = 16 * 1024
+_ERROR_CODE = re.compile(rb'"code"\s*:\s*"?(\d{3})\b')
 
 USAGE_TAIL_BYTES = 2048
 """A usage object stands within this many bytes of an answer's end."""
@@ -68,13 +76,20 @@ def _last_number(kind: str, end: bytes) -> int:
     return int(found[-1]) if found else 0
 
 
-def is_refusal_event(first: bytes) -> bool:
-    """True for a stream that begins with an overloaded engine's error.
+def engine_fault(events: bytes) -> tuple[bytes, Failure] | None:
+    """What came before an engine's own failure in these whole events, and the failure; None if there is none.
 
-    vLLM with --max-num-queued-reqs answers a full queue with status 200 and an error event where a stream was asked.
+    vLLM answers 200 before it knows: a full queue (--max-num-queued-reqs) and an engine that dies are told by an error
+    event in the stream. Errors that are the client's (4xx) are its answer, and none here.
     """
-    start = first[:512].lstrip()
-    return start.startswith(b'data: {"error"') and re.search(rb'"code"\s*:\s*"?503', start) is not None
+    at = events.find(ERROR_EVENT)
+    if at < 0:
+        return None
+    found = _ERROR_CODE.search(events[at : at + ERROR_BYTES_READ])
+    code = int(found[1]) if found else 500
+    if code == 503:
+        return events[:at], Failure(FailureCode.RESOURCE_EXHAUSTED, "the engine's queue is full")
+    return (events[:at], Failure(FailureCode.ENGINE_FAILED, "the engine failed in mid-answer")) if code >= 500 else None
 
 
 class TokenRatio:

@@ -5,8 +5,9 @@ Event streams are held only until their first whole event; other answers until c
 
 from __future__ import annotations
 
-from covey_gateway.core.event_stream import EventAligner, is_refusal_event
+from covey_gateway.core.event_stream import EventAligner, engine_fault
 from covey_gateway.core.retrying import BufferBudget
+from covey_gateway.core.splicing import Splicer
 from covey_mesh.core.exchange import Failure, FailureCode
 
 EVENT_STREAM = "text/event-stream"
@@ -16,11 +17,21 @@ NOT_RETRIED = frozenset({501, 505})
 
 
 class HeldAnswer:
-    """Head and held bytes of one attempt. `aligner` is there for event streams only."""
+    """Head and held bytes of one attempt. `aligner` is there for event streams only: `splicer` where one is given."""
 
-    __slots__ = ("_budget", "_held", "_limit", "_size", "aligner", "content_type", "retry_after_s", "status")
+    __slots__ = (
+        "_budget",
+        "_held",
+        "_limit",
+        "_size",
+        "_splicer",
+        "aligner",
+        "content_type",
+        "retry_after_s",
+        "status",
+    )
 
-    def __init__(self, budget: BufferBudget, limit_bytes: int) -> None:
+    def __init__(self, budget: BufferBudget, limit_bytes: int, splicer: Splicer | None = None) -> None:
         self._budget = budget
         self._limit = limit_bytes
         self._held: list[bytes] = []
@@ -28,12 +39,13 @@ class HeldAnswer:
         self.status = 0
         self.content_type = ""
         self.retry_after_s = 0
-        self.aligner: EventAligner | None = None
+        self.aligner: EventAligner | Splicer | None = None
+        self._splicer = splicer
 
     def head(self, status: int, content_type: str, retry_after_s: int) -> None:
         self.status, self.content_type, self.retry_after_s = status, content_type, retry_after_s
         if content_type.startswith(EVENT_STREAM):
-            self.aligner = EventAligner()
+            self.aligner = self._splicer or EventAligner()
 
     @property
     def is_machine_error(self) -> bool:
@@ -48,8 +60,9 @@ class HeldAnswer:
             return None
         if self.aligner is not None:
             events = self.aligner.feed(chunk)
-            if events and is_refusal_event(events):
-                return Failure(FailureCode.RESOURCE_EXHAUSTED, "the engine's queue is full")
+            fault = engine_fault(events) if events else None
+            if fault is not None and not fault[0]:
+                return fault[1]
             return events or None
         if self._size + len(chunk) <= self._limit and self._hold(chunk):
             return None

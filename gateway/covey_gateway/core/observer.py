@@ -12,6 +12,11 @@ from typing import Protocol
 
 from covey_mesh.core.names import NodeId
 
+CONTINUATIONS = ("resumed", "finished_here", "unsound", "too_long", "refused", "gave_up")
+"""What became of a stream that broke. resumed: another machine went on with it. finished_here: only its end was
+missing. unsound: continuing would not be right. too_long: more than what is kept of an answer. refused: the other
+engine took it for a mistake. gave_up: no machine was found in time."""
+
 
 @dataclass(frozen=True, slots=True)
 class RequestSummary:
@@ -33,6 +38,7 @@ class RequestSummary:
     output_tokens: int
     attempts: int
     broken: bool
+    continued: int = 0
 
 
 class Observer(Protocol):
@@ -49,6 +55,12 @@ class Observer(Protocol):
 
     def retried(self, reason: str) -> None:
         """An attempt failed before the first byte and another one is made."""
+
+    def stream_broke(self, outcome: str, pause_s: float | None = None) -> None:
+        """A stream's machine failed; `outcome` is one of CONTINUATIONS, `pause_s` the client's wait if it resumed."""
+
+    def stalled(self, model: str, node_id: NodeId, opened: bool) -> None:
+        """A machine was silent for too long; `opened`: it is left alone for a while now."""
 
     def ask_timed_out(self) -> None:
         """The leader did not acknowledge an ask in time."""
@@ -73,6 +85,12 @@ class SilentObserver:
         pass
 
     def retried(self, reason: str) -> None:
+        pass
+
+    def stream_broke(self, outcome: str, pause_s: float | None = None) -> None:
+        pass
+
+    def stalled(self, model: str, node_id: NodeId, opened: bool) -> None:
         pass
 
     def ask_timed_out(self) -> None:

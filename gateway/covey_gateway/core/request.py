@@ -2,14 +2,16 @@
 
 Per attempt the leader is asked where. Only a missing acknowledgement, a lost link or lost leadership lets the gateway
 decide alone. Until the first byte of the body went to the client, whatever a machine does wrong is mended elsewhere,
-within the bounds of RequestSettings; after it the answer ends in one clean error.
+within the bounds of RequestSettings; after it a stream is continued elsewhere where that is sound (continuation.py),
+and else ends in one clean error.
 
     NEW -> ASKING -> QUEUED -> OPENING -> RELAYING -> DONE
-             |  ^       |        |  (a machine failed: ask again, without it)
-             v  |       v        v
+             |  ^       |        |          |  (a machine failed: ask again, without it; for the rest, if RELAYING)
+             v  |       v        v          v
           DECIDING <-> BACKING_OFF (nobody can take it now)
 
-The moves are in request_placing.py (where) and request_serving.py (what came back); here is only the table.
+The moves are in request_placing.py (where), request_continuing.py (how a broken stream goes on) and
+request_serving.py (what came back); here is only the table.
 Not here: sockets, clocks, the choice itself (covey_scheduler), error texts (errors.py).
 """
 
@@ -51,11 +53,6 @@ class RequestMachine(Serving):
         self.status, self.broken = 500, True
         self._enter(Phase.DONE, None)
 
-    @property
-    def committed(self) -> bool:
-        """True once the client has seen a part of an answer."""
-        return self.phase is Phase.RELAYING
-
 
 Handler = Callable[..., list[ev.Effect]]
 Row = dict[type, Handler]
@@ -80,7 +77,13 @@ def _table() -> Mapping[tuple[Phase, type], Handler]:
         ev.LeaderChanged: m._leader_noted,
     }
     serving: Row = {**deaf, ev.Tick: m._serving_tick, ev.ClientGone: m._gone_serving}
-    over: Row = {**deaf, ev.UpstreamHead: m._ignore, ev.UpstreamData: m._ignore, ev.UpstreamEnd: m._ignore}
+    over: Row = {
+        **deaf,
+        ev.UpstreamHead: m._ignore,
+        ev.UpstreamData: m._ignore,
+        ev.EngineFault: m._ignore,
+        ev.UpstreamEnd: m._ignore,
+    }
     rows: dict[Phase, Row] = {
         Phase.NEW: {
             ev.Started: m._started,
@@ -103,7 +106,13 @@ def _table() -> Mapping[tuple[Phase, type], Handler]:
             ev.UpstreamData: m._first_data,
             ev.UpstreamEnd: m._ended_before_first,
         },
-        Phase.RELAYING: {**serving, ev.UpstreamHead: m._ignore, ev.UpstreamData: m._data, ev.UpstreamEnd: m._ended},
+        Phase.RELAYING: {
+            **serving,
+            ev.UpstreamHead: m._ignore,
+            ev.UpstreamData: m._data,
+            ev.EngineFault: m._fault,
+            ev.UpstreamEnd: m._ended,
+        },
         Phase.DONE: {**over, ev.ClientGone: m._ignore, ev.Tick: m._ignore},
     }
     return MappingProxyType({(phase, event): handler for phase, row in rows.items() for event, handler in row.items()})

@@ -16,7 +16,11 @@ from covey_mesh.core.names import NodeId
 
 @dataclass(frozen=True, slots=True)
 class RequestFacts:
-    """What stays the same over all attempts. Times are readings of the injected clock, in seconds."""
+    """What stays the same over all attempts. Times are readings of the injected clock, in seconds.
+
+    `answer_tokens_most` is what the client allows, 0: what fits. `may_hold_back`: the engine may be silent over many
+    tokens (a tool call that is parsed whole).
+    """
 
     request_id: str
     path: str
@@ -29,6 +33,8 @@ class RequestFacts:
     user: str = ""
     priority: int = 1
     deadline_at_s: float | None = None
+    answer_tokens_most: int = 0
+    may_hold_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +108,13 @@ class UpstreamData:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineFault:
+    """`relay` met an engine's error event: see `RequestMachine.faulty`."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamEnd:
     attempt: int
     failure: Failure | None
@@ -126,6 +139,7 @@ Event = (
     | LeaderUnreachable
     | UpstreamHead
     | UpstreamData
+    | EngineFault
     | UpstreamEnd
     | ClientGone
     | Tick
@@ -151,8 +165,11 @@ class DecideAlone:
 
 @dataclass(frozen=True, slots=True)
 class OpenOn:
+    """`body` None: the client's own."""
+
     node_id: NodeId
     attempt: int
+    body: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +227,37 @@ class Retried:
 
 
 @dataclass(frozen=True, slots=True)
+class Continuing:
+    """For metrics and log: a stream broke and another machine is sought to go on with it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A broken stream goes on: its first new bytes, `pause_s` after it broke."""
+
+    node_id: NodeId
+    pause_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ContinuationEnded:
+    """A broken stream did not go on. `outcome` is one of covey_gateway.core.observer.CONTINUATIONS."""
+
+    outcome: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """The machine was silent for longer than its measured speeds explain."""
+
+    node_id: NodeId
+    silent_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class AskTimedOut:
     """The leader is slow: for metrics, and so that other requests do not wait for it either."""
 
@@ -228,5 +276,9 @@ Effect = (
     | Report
     | AttemptEnded
     | Retried
+    | Continuing
+    | Resumed
+    | ContinuationEnded
+    | Stalled
     | AskTimedOut
 )

@@ -5,12 +5,17 @@ Only a missing acknowledgement, a lost link or lost leadership lets the gateway 
 
 from __future__ import annotations
 
+from typing import Any
+
 from covey_gateway.core import errors
 from covey_gateway.core import request_events as ev
 from covey_gateway.core.held_answer import HeldAnswer
+from covey_gateway.core.progress import TOKENS_A_TOOL_CALL, TOKENS_AN_EVENT, Work
 from covey_gateway.core.request_state import Phase, RequestState
 from covey_gateway.core.retrying import backoff_s
+from covey_gateway.core.splicing import Splicer
 from covey_mesh.core.asking import Ask
+from covey_mesh.core.names import NodeId
 
 QUEUED_REMINDER_S = 5.0
 """A queued ask is repeated this often (same attempt: changes nothing where it is known), should the leader forget."""
@@ -47,10 +52,10 @@ class Placing(RequestState):
             request_id=facts.request_id,
             attempt=self.attempt,
             model=facts.model,
-            prompt_tokens=facts.prompt_tokens,
-            max_output_tokens=facts.max_output_tokens,
+            prompt_tokens=self.prompt_tokens,
+            max_output_tokens=self.max_output_tokens,
             prefix_hashes=facts.prefix_hashes,
-            excluded=self._ledger.excluded(now_s),
+            excluded={**self._around.excluded(now_s, facts.model), **self._ledger.excluded(now_s)},
             user=facts.user,
             priority=facts.priority,
             deadline_s=0.0 if facts.deadline_at_s is None else max(0.001, facts.deadline_at_s - now_s),
@@ -59,7 +64,7 @@ class Placing(RequestState):
 
     def _queued(self, now_s: float, event: ev.Queued) -> list[ev.Effect]:
         self.decision = event.decision or self.decision
-        until_s = self.facts.arrived_s + self._settings.queue_wait_s
+        until_s = self._patient_from_s + self._settings.queue_wait_s
         self._enter(Phase.QUEUED, min(until_s, now_s + QUEUED_REMINDER_S))
         return []
 
@@ -68,7 +73,7 @@ class Placing(RequestState):
             return self._refuse(now_s, errors.deadline_exceeded())
         if now_s < (self._due_s or 0.0):
             return []
-        if now_s >= self.facts.arrived_s + self._settings.queue_wait_s:
+        if now_s >= self._patient_from_s + self._settings.queue_wait_s:
             return self._refuse(now_s, self._busy_error())
         self._queued(now_s, ev.Queued(self.attempt))
         assert self._asked is not None
@@ -121,7 +126,7 @@ class Placing(RequestState):
     def _wait_until_s(self, busy: bool, hopeful: bool) -> float:
         assert self._waiting_since_s is not None
         if busy:
-            return self.facts.arrived_s + self._settings.queue_wait_s
+            return self._patient_from_s + self._settings.queue_wait_s
         return self._waiting_since_s + (self._settings.unserved_wait_s if hopeful else 0.0)
 
     def _unserved_error(self, standing: ev.ModelStanding, busy: bool) -> errors.GatewayError:
@@ -144,6 +149,24 @@ class Placing(RequestState):
         self.opened += 1
         self._waiting_since_s = None
         self._last_error = None
-        self._held = HeldAnswer(self._budget, self._settings.buffered_answer_bytes_max)
-        self._enter(Phase.OPENING, None)
-        return [ev.OpenOn(event.node_id, self.attempt)]
+        self._held = HeldAnswer(self._budget, self._settings.buffered_answer_bytes_max, self._splicer(event.node_id))
+        self._pace = self._around.pace(event.node_id, self.facts.model, self._work())
+        self._moved = False
+        self._enter(Phase.OPENING, now_s + self._pace.first_s)
+        body = None if self._continuing is None else self._continuing.body
+        return [ev.OpenOn(event.node_id, self.attempt, body)]
+
+    def _splicer(self, node_id: NodeId) -> Splicer | None:
+        if self._continuing is None:
+            return None
+        return Splicer(self._continuing, self._flag([*self._machines, self._around.name_of(node_id)]))
+
+    def _flag(self, machines: list[str]) -> dict[str, Any]:
+        """The `covey` field of a continued stream's last events."""
+        return {"continued": len(machines) - 1, "machines": machines}
+
+    def _work(self) -> Work:
+        facts = self.facts
+        most = max(1, facts.answer_tokens_most - self._kept_tokens) if facts.answer_tokens_most else 0
+        silent = TOKENS_A_TOOL_CALL if facts.may_hold_back else TOKENS_AN_EVENT
+        return Work(self.prompt_tokens, most, facts.streaming, silent)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from covey_gateway.core import errors
 from covey_gateway.core import request_events as ev
-from covey_gateway.core.event_stream import read_usage
-from covey_gateway.core.request_placing import Placing
+from covey_gateway.core.event_stream import ERROR_EVENT, engine_fault, read_usage
+from covey_gateway.core.request_continuing import Continuing
 from covey_gateway.core.request_state import Phase
 from covey_gateway.core.retrying import FINAL
 from covey_mesh.core.asking import AttemptReport
@@ -13,17 +13,31 @@ from covey_mesh.core.exchange import Failure, FailureCode
 from covey_mesh.core.names import NodeId
 
 CLIENT_GONE_STATUS = 499
+LOOKS_A_GAP = 2
+"""A relayed stream is looked at so often within the longest silence allowed: no timer is touched per token."""
 
 
-class Serving(Placing):
+class Serving(Continuing):
     """From an open attempt to the last byte."""
+
+    _faulty = b""
 
     # --- before the first byte ---------------------------------------------------------------------------------------
 
     def _head(self, now_s: float, event: ev.UpstreamHead) -> list[ev.Effect]:
-        assert self._held is not None
-        self._held.head(event.status, event.content_type, event.retry_after_s)
+        held = self._held
+        assert held is not None
+        held.head(event.status, event.content_type, event.retry_after_s)
+        if self.committed and not held.is_machine_error and (held.status != 200 or held.aligner is None):
+            return [ev.CancelUpstream(), *self._not_continued_by(held.status)]
         return []
+
+    def _not_continued_by(self, status: int) -> list[ev.Effect]:
+        """Another machine took the continued request for a mistake: it would be one everywhere."""
+        assert self._broken_by is not None
+        reason = f"the engine refused to go on with it ({status})"
+        self._drop_held()
+        return [ev.ContinuationEnded("refused", reason), *self._break_with(self._broken_by, reason)]
 
     def _first_data(self, now_s: float, event: ev.UpstreamData) -> list[ev.Effect]:
         assert self._held is not None
@@ -32,18 +46,27 @@ class Serving(Placing):
             return []
         if isinstance(out, Failure):
             return [ev.CancelUpstream(), *self._attempt_failed(now_s, out)]
-        return self._commit(out)
+        return [*self._commit(now_s), *self._deliver(now_s, out)]
 
-    def _commit(self, first: bytes) -> list[ev.Effect]:
-        """The point of no return: the client sees the first byte."""
-        held = self._held
+    def _commit(self, now_s: float) -> list[ev.Effect]:
+        """The point of no return: the client sees the first byte, or the first after a break."""
+        held, node_id = self._held, self.node_id
         assert held is not None
-        assert self.node_id is not None
-        self._enter(Phase.RELAYING, None)
+        assert node_id is not None
+        self._relay_from(now_s)
         self._aligner = held.aligner
+        self._machines.append(self._around.name_of(node_id))
+        if self.committed:
+            self.continued += 1
+            return [ev.Resumed(node_id, now_s - self._patient_from_s)]
+        self._begin_keeping()
         self.status = held.status
-        head = ev.DeliverHead(held.status, held.content_type, self.node_id, held.retry_after_s)
-        return [head, ev.DeliverData(first)] if first else [head]
+        return [ev.DeliverHead(held.status, held.content_type, node_id, held.retry_after_s)]
+
+    def _relay_from(self, now_s: float) -> None:
+        assert self._pace is not None
+        self._moved, self._idle_ticks = False, 0
+        self._enter(Phase.RELAYING, now_s + self._pace.gap_s / LOOKS_A_GAP)
 
     def _ended_before_first(self, now_s: float, event: ev.UpstreamEnd) -> list[ev.Effect]:
         held = self._held
@@ -58,25 +81,22 @@ class Serving(Placing):
             return self._attempt_failed(now_s, failure)
         body = held.take()
         self.usage = read_usage(body)
-        return [*self._commit(body), *self._complete()]
+        return [*self._commit(now_s), *([ev.DeliverData(body)] if body else []), *self._complete()]
 
     def _attempt_failed(self, now_s: float, failure: Failure) -> list[ev.Effect]:
         assert self.node_id is not None
-        node_id, self.node_id = self.node_id, None
+        node_id = self.node_id
         self._drop_held()
         self._ledger.note(now_s, node_id, failure)
-        effects: list[ev.Effect] = [
-            ev.AttemptEnded(self.attempt, node_id, failure.code.value),
-            ev.Report(None, AttemptReport(self.facts.request_id, self.attempt, node_id, failed=True)),
-        ]
+        effects = self._attempt_over(failure.code.value, failed=True)
         if failure.code in FINAL:
             return [*effects, *self._refuse(now_s, errors.deadline_exceeded())]
-        if self._ledger.exhausted() or now_s - self.facts.arrived_s > self._settings.retry_within_s:
+        if self._ledger.exhausted() or now_s - self._patient_from_s > self._settings.retry_within_s:
             return [*effects, *self._exhausted(now_s, node_id)]
         return [*effects, ev.Retried(failure.code.value), *self._ask(now_s)]
 
     def _exhausted(self, now_s: float, node_id: NodeId) -> list[ev.Effect]:
-        if self._last_error is None:
+        if self._last_error is None or self.committed:
             busy = self._ledger.refusals >= self._settings.refusals_max
             return self._refuse(
                 now_s, self._busy_error() if busy else self._unavailable(errors.Code.ATTEMPTS_EXHAUSTED)
@@ -88,43 +108,90 @@ class Serving(Placing):
     # --- after the first byte ----------------------------------------------------------------------------------------
 
     def relay(self, chunk: bytes) -> bytes:
-        """Only in RELAYING: the bytes that may go to the client now."""
+        """Only in RELAYING: the bytes that may go to the client now. Feed EngineFault where it leaves `faulty`."""
         assert self.phase is Phase.RELAYING
-        return chunk if self._aligner is None else self._aligner.feed(chunk)
+        self._moved = True
+        if self._aligner is None:
+            return chunk
+        out = self._aligner.feed(chunk)
+        if ERROR_EVENT in out:
+            self._faulty = out
+            return b""
+        if out:
+            self._keep(out)
+        return out
+
+    @property
+    def faulty(self) -> bool:
+        """The last `relay` met an engine's error event and holds it back."""
+        return bool(self._faulty)
 
     def _data(self, now_s: float, event: ev.UpstreamData) -> list[ev.Effect]:
         out = self.relay(event.chunk)
+        if self._faulty:
+            return self._fault(now_s, ev.EngineFault(event.attempt))
         return [ev.DeliverData(out)] if out else []
+
+    def _fault(self, now_s: float, event: ev.EngineFault) -> list[ev.Effect]:
+        out, self._faulty = self._faulty, b""
+        return self._deliver(now_s, out)
+
+    def _deliver(self, now_s: float, out: bytes) -> list[ev.Effect]:
+        """Whole events, or a body's bytes, that were not looked at yet."""
+        fault = engine_fault(out) if self._aligner is not None and ERROR_EVENT in out else None
+        if fault is None:
+            self._keep(out)
+            return [ev.DeliverData(out)]
+        before, failure = fault
+        if before:
+            self._keep(before)
+        delivered = [ev.DeliverData(before)] if before else []
+        return [*delivered, ev.CancelUpstream(), *self._interrupted(now_s, failure)]
 
     def _ended(self, now_s: float, event: ev.UpstreamEnd) -> list[ev.Effect]:
         if event.failure is not None:
-            error = errors.stream_broken(event.failure.message or event.failure.code.value)
-            return self._break(event.failure, error)
+            return self._interrupted(now_s, event.failure)
         if self._aligner is None:
             return self._complete()
         rest = self._aligner.flush()
         self.usage = read_usage(self._aligner.end + rest)
         return [*([ev.DeliverData(rest)] if rest else []), *self._complete()]
 
-    def _complete(self) -> list[ev.Effect]:
-        assert self.node_id is not None
-        self._enter(Phase.DONE, None)
-        report = AttemptReport(
-            self.facts.request_id, self.attempt, self.node_id, output_tokens=self.usage[1] or self.events
-        )
-        ended = ev.AttemptEnded(self.attempt, self.node_id, "completed")
-        return [ev.DeliverEnd(None), ended, ev.Report(None, report)]
-
     # --- ends --------------------------------------------------------------------------------------------------------
 
     def _serving_tick(self, now_s: float, event: ev.Tick) -> list[ev.Effect]:
-        if not self._past_deadline(now_s):
+        if self._past_deadline(now_s):
+            error = errors.deadline_exceeded()
+            failure = Failure(FailureCode.DEADLINE_EXCEEDED, error.message)
+            return [ev.CancelUpstream(), *self._failed(now_s, failure)]
+        if now_s < (self._due_s or 0.0):
             return []
-        error = errors.deadline_exceeded()
-        if self.phase is Phase.RELAYING:
-            return [ev.CancelUpstream(), *self._break(Failure(FailureCode.DEADLINE_EXCEEDED, error.message), error)]
-        failure = Failure(FailureCode.DEADLINE_EXCEEDED, error.message)
-        return [ev.CancelUpstream(), *self._attempt_failed(now_s, failure)]
+        assert self._pace is not None
+        limit_s = self._pace.gap_s if self.phase is Phase.RELAYING else self._pace.first_s
+        if self._silent(now_s):
+            return self._stalled(now_s, limit_s)
+        return []
+
+    def _silent(self, now_s: float) -> bool:
+        """Looks, and sets the next look. A paused reader is the client's silence, not the machine's."""
+        assert self._pace is not None
+        if self.phase is Phase.OPENING:
+            self._enter(Phase.OPENING, now_s + self._pace.first_s)
+            return not self.paused
+        moved, self._moved = self._moved or self.paused, False
+        self._idle_ticks = 0 if moved else self._idle_ticks + 1
+        self._enter(Phase.RELAYING, now_s + self._pace.gap_s / LOOKS_A_GAP)
+        return self._idle_ticks >= LOOKS_A_GAP
+
+    def _stalled(self, now_s: float, limit_s: float) -> list[ev.Effect]:
+        assert self.node_id is not None
+        why = f"nothing came for {limit_s:.1f} s, which its measured speed does not explain"
+        stalled = ev.Stalled(self.node_id, limit_s)
+        return [stalled, ev.CancelUpstream(), *self._failed(now_s, Failure(FailureCode.STALLED, why))]
+
+    def _failed(self, now_s: float, failure: Failure) -> list[ev.Effect]:
+        relaying = self.phase is Phase.RELAYING
+        return self._interrupted(now_s, failure) if relaying else self._attempt_failed(now_s, failure)
 
     def _gone_waiting(self, now_s: float, event: ev.ClientGone) -> list[ev.Effect]:
         self.status = CLIENT_GONE_STATUS
@@ -136,7 +203,7 @@ class Serving(Placing):
         assert self.node_id is not None
         self.status = CLIENT_GONE_STATUS
         self._drop_held()
-        self._enter(Phase.DONE, None)
         report = AttemptReport(self.facts.request_id, self.attempt, self.node_id, output_tokens=self.events)
         ended = ev.AttemptEnded(self.attempt, self.node_id, "client gone")
+        self._enter(Phase.DONE, None)
         return [ev.CancelUpstream(), ended, ev.Report(None, report)]

@@ -6,14 +6,19 @@ Not here: where to ask (request_placing.py), what a machine answers (request_ser
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from covey_gateway.core import errors
 from covey_gateway.core import request_events as ev
+from covey_gateway.core.continuation import ContinuedRequest
 from covey_gateway.core.event_stream import EventAligner
 from covey_gateway.core.held_answer import HeldAnswer
+from covey_gateway.core.kept_answer import KeptAnswer
+from covey_gateway.core.progress import Pace, Work, pace_of
 from covey_gateway.core.retrying import AttemptLedger, BufferBudget
 from covey_gateway.core.settings import RequestSettings
+from covey_gateway.core.splicing import Splicer
 from covey_mesh.core.asking import AttemptReport, Decision
 from covey_mesh.core.exchange import Failure
 from covey_mesh.core.names import NodeId
@@ -33,6 +38,21 @@ class Phase(enum.Enum):
     DONE = "done"
 
 
+def _first_digits(node_id: NodeId) -> str:
+    return node_id[:8]
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a request reads of its gateway and its pool; the defaults stand for a gateway that knows nothing."""
+
+    kept_budget: BufferBudget = field(default_factory=lambda: BufferBudget(RequestSettings().kept_total_bytes_max))
+    excluded: Callable[[float, str], Mapping[NodeId, str]] = lambda now_s, model: {}
+    """Machines that no request for this model should go to now, with the reason."""
+    pace: Callable[[NodeId, str, Work], Pace] = lambda node_id, model, work: pace_of(None, work)
+    name_of: Callable[[NodeId], str] = _first_digits
+
+
 class RequestState:
     """`wake_at_s` is when the next Tick is due (None: never)."""
 
@@ -42,8 +62,16 @@ class RequestState:
         settings: RequestSettings,
         budget: BufferBudget,
         jitter: Callable[[], float],
+        body: bytes = b"",
+        around: Surroundings | None = None,
     ) -> None:
         self.facts = facts
+        self.committed = False
+        self._streaming = False
+        self.paused = False
+        self.continued = 0
+        self._body = body
+        self._around = around or Surroundings()
         self.phase = Phase.NEW
         self.attempt = 0
         self.opened = 0
@@ -63,16 +91,41 @@ class RequestState:
         self._waiting_since_s: float | None = None
         self._rounds = 0
         self._held: HeldAnswer | None = None
-        self._aligner: EventAligner | None = None
+        self._aligner: EventAligner | Splicer | None = None
+        self._events_before = 0
+        self._kept: KeptAnswer | None = None
+        self._continuing: ContinuedRequest | None = None
+        self._machines: list[str] = []
+        self._patient_from_s = facts.arrived_s
+        self._broken_by: Failure | None = None
+        self._pace: Pace | None = None
+        self._moved = False
+        self._idle_ticks = 0
         self._last_error: tuple[int, str, bytes] | None = None
 
     @property
     def events(self) -> int:
         """Server-sent events relayed so far."""
-        return 0 if self._aligner is None else self._aligner.events
+        return self._events_before + (0 if self._aligner is None else self._aligner.events)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of the next attempt, about: what is continued has the answer's first part in its prompt."""
+        return self.facts.prompt_tokens + self._kept_tokens
+
+    @property
+    def max_output_tokens(self) -> int:
+        most = self.facts.max_output_tokens
+        return max(1, most - self._kept_tokens) if most else 0
+
+    @property
+    def _kept_tokens(self) -> int:
+        return self._continuing.kept_tokens if self._continuing is not None else 0
 
     def _refuse(self, now_s: float, error: errors.GatewayError) -> list[ev.Effect]:
         effects = self._withdraw()
+        if self.committed:
+            return [*effects, *self._give_up(error)]
         self.status = error.status
         self._drop_held()
         self._enter(Phase.DONE, None)
@@ -80,15 +133,33 @@ class RequestState:
 
     def _break(self, failure: Failure, error: errors.GatewayError) -> list[ev.Effect]:
         """One clean error event for a stream; a cut body for anything else."""
-        assert self.node_id is not None
         self.broken = True
+        event = [ev.DeliverData(error.event(self.facts.path in NAMED_EVENT_PATHS))] if self._streaming else []
+        effects = [*event, ev.DeliverEnd(failure), *self._attempt_over(failure.code.value, failed=True)]
         self._enter(Phase.DONE, None)
-        request_id = self.facts.request_id
-        report = AttemptReport(request_id, self.attempt, self.node_id, failed=True, output_tokens=self.events)
-        named = self.facts.path in NAMED_EVENT_PATHS
-        event = [ev.DeliverData(error.event(named))] if self._aligner is not None else []
-        ended = ev.AttemptEnded(self.attempt, self.node_id, failure.code.value)
-        return [*event, ev.DeliverEnd(failure), ended, ev.Report(None, report)]
+        return effects
+
+    def _give_up(self, error: errors.GatewayError) -> list[ev.Effect]:
+        """A broken stream for which no machine was found that goes on with it."""
+        cause = self._broken_by
+        assert cause is not None
+        detail = f"{cause.message or cause.code.value}; no other machine went on with it: {error.message}"
+        told = error if error.code is errors.Code.DEADLINE_EXCEEDED else errors.stream_broken(detail)
+        return [ev.ContinuationEnded("gave_up", error.code.value), *self._break(cause, told)]
+
+    def _complete(self) -> list[ev.Effect]:
+        effects = [ev.DeliverEnd(None), *self._attempt_over("completed")]
+        self._enter(Phase.DONE, None)
+        return effects
+
+    def _attempt_over(self, outcome: str, failed: bool = False) -> list[ev.Effect]:
+        """Tell the record and the leader of the open attempt's end, if one is open."""
+        node_id, self.node_id = self.node_id, None
+        if node_id is None:
+            return []
+        tokens = self.events if failed else self.usage[1] or self.events
+        report = AttemptReport(self.facts.request_id, self.attempt, node_id, failed=failed, output_tokens=tokens)
+        return [ev.AttemptEnded(self.attempt, node_id, outcome), ev.Report(None, report)]
 
     def _withdraw(self) -> list[ev.Effect]:
         """The leader asked need not keep or count this attempt any longer."""
@@ -114,6 +185,10 @@ class RequestState:
 
     def _enter(self, phase: Phase, due_s: float | None) -> None:
         self.phase, self._due_s = phase, due_s
+        if phase is Phase.DONE:
+            self._body = b""
+            if self._kept is not None:
+                self._kept.drop()
 
     def _ignore(self, now_s: float, event: ev.Event) -> list[ev.Effect]:
         return []

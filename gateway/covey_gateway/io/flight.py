@@ -53,7 +53,13 @@ class Surroundings(Protocol):
 
     def report(self, to: NodeId | None, report: AttemptReport) -> None: ...
 
-    def attempt_ended(self, node_id: NodeId) -> None: ...
+    def attempt_ended(self, node_id: NodeId, model: str) -> None: ...
+
+    def answered(self, node_id: NodeId, model: str) -> None:
+        """The first byte of an attempt's answer."""
+
+    def stalled(self, node_id: NodeId, model: str, label: str, silent_s: float) -> None:
+        """It fell silent for `silent_s`; `label` names the model in metrics."""
 
     def ask_timed_out(self, leader: NodeId) -> None: ...
 
@@ -79,8 +85,11 @@ class _AttemptSink:
         flight = self._flight
         if flight.machine.phase is Phase.RELAYING and flight.machine.attempt == self._attempt:
             out = flight.machine.relay(chunk)
-            if out and not flight.gone:
-                flight.client.data(out)
+            if out:
+                if not flight.gone:
+                    flight.client.data(out)
+            elif flight.machine.faulty:
+                flight.feed(ev.EngineFault(self._attempt))
         else:
             flight.feed(ev.UpstreamData(self._attempt, chunk))
 
@@ -139,12 +148,12 @@ class Flight:
             self.feed(ev.ClientGone())
 
     def pause(self) -> None:
-        self._paused = True
+        self._paused = self.machine.paused = True
         if self._upstream is not None:
             self._upstream.pause()
 
     def resume(self) -> None:
-        self._paused = False
+        self._paused = self.machine.paused = False
         if self._upstream is not None:
             self._upstream.resume()
 
@@ -182,7 +191,7 @@ class Flight:
             upstream, self._upstream = self._upstream, None
             upstream.cancel()
         if self._open_node is not None:
-            self._around.attempt_ended(self._open_node)
+            self._around.attempt_ended(self._open_node, self.machine.facts.model)
         if self.record.first_byte_s is None:
             self._refuse(errors.internal())
         elif not self.gone:
@@ -238,6 +247,7 @@ class Flight:
             output_tokens=output_tokens or machine.events,
             attempts=machine.opened,
             broken=machine.broken,
+            continued=machine.continued,
         )
 
     # --- effects -----------------------------------------------------------------------------------------------------
@@ -264,10 +274,10 @@ class Flight:
             attempt=effect.attempt,
             model=facts.model,
             path=facts.path,
-            body=self._body,
+            body=self._body if effect.body is None else effect.body,
             streaming=facts.streaming,
-            prompt_tokens=facts.prompt_tokens,
-            max_output_tokens=facts.max_output_tokens,
+            prompt_tokens=self.machine.prompt_tokens,
+            max_output_tokens=self.machine.max_output_tokens,
             deadline_ms=0 if deadline_at_s is None else max(1, round((deadline_at_s - now_s) * 1000)),
         )
         self._open_node = effect.node_id
@@ -283,14 +293,19 @@ class Flight:
 
     def _deliver_head(self, effect: ev.DeliverHead) -> None:
         machine, record, now_s = self.machine, self.record, self._around.now_s()
-        record.node_id = effect.node_id
         record.first_byte_s = now_s - machine.facts.arrived_s
-        if record.attempts:
-            record.attempts[-1].first_byte_s = now_s - record.attempts[-1].started_s
+        self._answered(effect.node_id, now_s)
         self._around.observer.first_byte(self.model_label, effect.node_id, record.first_byte_s)
         if not self.gone:
             head = self._answer_head(effect.status, effect.content_type, effect.node_id, effect.retry_after_s)
             self.client.head(head)
+
+    def _answered(self, node_id: NodeId, now_s: float) -> None:
+        record = self.record
+        record.node_id = node_id
+        if record.attempts:
+            record.attempts[-1].first_byte_s = now_s - record.attempts[-1].started_s
+        self._around.answered(node_id, self.machine.facts.model)
 
     def _deliver_data(self, effect: ev.DeliverData) -> None:
         if not self.gone:
@@ -335,11 +350,26 @@ class Flight:
     def _attempt_ended(self, effect: ev.AttemptEnded) -> None:
         self.record.ended(effect.attempt, effect.outcome, self._around.now_s())
         self._open_node = None
-        self._around.attempt_ended(effect.node_id)
+        self._around.attempt_ended(effect.node_id, self.machine.facts.model)
 
     def _retried(self, effect: ev.Retried) -> None:
         logger.info("attempt failed, trying again", extra={"request_id": self.request_id, "reason": effect.reason})
         self._around.observer.retried(effect.reason)
+
+    def _continuing(self, effect: ev.Continuing) -> None:
+        logger.info("stream broke, continuing it", extra={"request_id": self.request_id, "reason": effect.reason})
+
+    def _resumed(self, effect: ev.Resumed) -> None:
+        self._answered(effect.node_id, self._around.now_s())
+        self._around.observer.stream_broke("resumed", effect.pause_s)
+
+    def _continuation_ended(self, effect: ev.ContinuationEnded) -> None:
+        about = {"request_id": self.request_id, "outcome": effect.outcome, "reason": effect.reason}
+        logger.info("stream broke, not continued", extra=about)
+        self._around.observer.stream_broke(effect.outcome)
+
+    def _stalled(self, effect: ev.Stalled) -> None:
+        self._around.stalled(effect.node_id, self.machine.facts.model, self.model_label, effect.silent_s)
 
     def _ask_timed_out(self, effect: ev.AskTimedOut) -> None:
         self._around.ask_timed_out(effect.leader)
@@ -357,5 +387,9 @@ EFFECTS: dict[type, Callable[..., None]] = {
     ev.Report: Flight._report,
     ev.AttemptEnded: Flight._attempt_ended,
     ev.Retried: Flight._retried,
+    ev.Continuing: Flight._continuing,
+    ev.Resumed: Flight._resumed,
+    ev.ContinuationEnded: Flight._continuation_ended,
+    ev.Stalled: Flight._stalled,
     ev.AskTimedOut: Flight._ask_timed_out,
 }

@@ -161,7 +161,7 @@ async def _with_served(chunks: AsyncIterator[_Chunk], served: wire.Served) -> As
         else:
             yield chunk
     if held is not None:
-        held.served.CopyFrom(served)
+        held.served.MergeFrom(served)
         yield held
 
 

@@ -172,6 +172,14 @@ def usage(body: Mapping[str, Any]) -> wire.Usage | None:
     )
 
 
+def continued(event: Mapping[str, Any]) -> wire.Served | None:
+    """The flag of a stream that another machine went on with (covey_gateway.core.splicing)."""
+    flag = event.get("covey")
+    if not isinstance(flag, dict):
+        return None
+    return wire.Served(continued=int(flag.get("continued") or 0), machines=list(flag.get("machines") or []))
+
+
 def chat_response(body: Mapping[str, Any], head: AnswerHead) -> wire.ChatResponse:
     """A complete chat answer."""
     messages = [_answer_message(choice["message"]) for choice in body["choices"]]
@@ -207,7 +215,7 @@ def embed_response(body: Mapping[str, Any], head: AnswerHead) -> wire.EmbedRespo
 def chat_chunks(event: Mapping[str, Any]) -> Iterable[wire.ChatChunk]:
     """The typed chunks of one server-sent event: one a choice, or one that holds only the usage."""
     if not event.get("choices"):
-        yield wire.ChatChunk(usage=usage(event))
+        yield wire.ChatChunk(usage=usage(event), served=continued(event))
         return
     for choice in event["choices"]:
         delta = choice.get("delta") or {}
@@ -225,7 +233,7 @@ def chat_chunks(event: Mapping[str, Any]) -> Iterable[wire.ChatChunk]:
 def complete_chunks(event: Mapping[str, Any]) -> Iterable[wire.CompleteChunk]:
     """Likewise for text completions."""
     if not event.get("choices"):
-        yield wire.CompleteChunk(usage=usage(event))
+        yield wire.CompleteChunk(usage=usage(event), served=continued(event))
         return
     for choice in event["choices"]:
         yield wire.CompleteChunk(

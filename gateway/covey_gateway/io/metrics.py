@@ -103,6 +103,21 @@ class GatewayMetrics:
         self._retries = Counter(
             "covey_retries", "Attempts repeated elsewhere before the first byte.", ["reason"], registry=registry
         )
+        self._continued = Counter(
+            "covey_continued", "Streams whose machine failed, by what became of them.", ["outcome"], registry=registry
+        )
+        self._pauses = Histogram(
+            "covey_stream_pause_seconds", "From a stream's break to its first byte from another machine.",
+            buckets=_GAP_S, registry=registry,
+        )  # fmt: skip
+        self._stalls = Counter(
+            "covey_stalls", "Answers that fell silent beyond what measured speeds explain.",
+            ["model", "node"], registry=registry,
+        )  # fmt: skip
+        self._circuits = Counter(
+            "covey_circuits_opened", "Times that a machine was left alone after stalls.",
+            ["model", "node"], registry=registry,
+        )  # fmt: skip
         self._refused = Counter("covey_refused", "Requests refused by this gateway.", ["reason"], registry=registry)
         self._broken = Counter("covey_broken_answers", "Answers that ended incomplete.", ["model"], registry=registry)
 
@@ -147,6 +162,17 @@ class GatewayMetrics:
 
     def retried(self, reason: str) -> None:
         self._retries.labels(reason).inc()
+
+    def stream_broke(self, outcome: str, pause_s: float | None = None) -> None:
+        self._continued.labels(outcome).inc()
+        if pause_s is not None:
+            self._pauses.observe(pause_s)
+
+    def stalled(self, model: str, node_id: NodeId, opened: bool) -> None:
+        labels = self._bounded(model), self._bounded(node_id)
+        self._stalls.labels(*labels).inc()
+        if opened:
+            self._circuits.labels(*labels).inc()
 
     def ask_timed_out(self) -> None:
         self._ask_timeouts.inc()

@@ -15,13 +15,16 @@ from dataclasses import replace
 
 from covey_gateway.core import errors, offer
 from covey_gateway.core import request_events as ev
+from covey_gateway.core.circuit import CircuitBreaker
 from covey_gateway.core.errors import GatewayError
 from covey_gateway.core.event_stream import TokenRatio
 from covey_gateway.core.front import AnswerHead, ClientSink, IncomingRequest
 from covey_gateway.core.observer import Observer
 from covey_gateway.core.paths import ENGINE_PATHS, PathKind
+from covey_gateway.core.progress import Pace, Work, pace_of
 from covey_gateway.core.records import RecordBook, RequestRecord
 from covey_gateway.core.request import RequestMachine
+from covey_gateway.core.request_state import Surroundings
 from covey_gateway.core.retrying import BufferBudget
 from covey_gateway.core.routing_fields import (
     BYTES_PER_TOKEN,
@@ -39,6 +42,9 @@ from covey_mesh.core.ports import LinkLoss, Mesh
 from covey_scheduler.core.prefix import prefix_hashes
 
 logger = logging.getLogger(__name__)
+
+HOLDING_BACK = (b'"tools"', b'"functions"', b'"stream_interval"', b'"response_format"')
+"""Fields with which an engine may write many tokens before it sends an event."""
 
 OFFER_FRESH_S = 0.5
 """How long the list of models, read from the view, is used before it is read again."""
@@ -74,6 +80,13 @@ class RequestRunner:
         self._unix_clock = unix_clock
         self._id_prefix = f"req-{mesh.self_id[:8]}-"
         self._budget = BufferBudget(settings.buffered_total_bytes_max)
+        self._circuits = CircuitBreaker()
+        self._around = Surroundings(
+            BufferBudget(settings.kept_total_bytes_max),
+            self._circuits.excluded,
+            self._pace,
+            lambda node_id: self.name_of(node_id) or node_id[:8],
+        )
         self._ratio = TokenRatio(BYTES_PER_TOKEN)
         self._flights: dict[str, Flight] = {}
         self._in_flight: dict[NodeId, int] = {}
@@ -150,6 +163,8 @@ class RequestRunner:
             user=request.user,
             priority=request.priority,
             deadline_at_s=None if request.deadline_s is None else now_s + request.deadline_s,
+            answer_tokens_most=fields.max_output_tokens or 0,
+            may_hold_back=any(field in request.body for field in HOLDING_BACK),
         )
 
     def _flight(self, facts: ev.RequestFacts, body: bytes, sink: ClientSink) -> Flight:
@@ -162,7 +177,7 @@ class RequestRunner:
             max_output_tokens=facts.max_output_tokens,
             arrived_at_unix_s=self._unix_clock(),
         )
-        machine = RequestMachine(facts, self._settings, self._budget, self._jitter)
+        machine = RequestMachine(facts, self._settings, self._budget, self._jitter, body, self._around)
         flight = Flight(self, machine, record, body, sink)
         self.records.add(record)
         self._flights[facts.request_id] = flight
@@ -259,9 +274,25 @@ class RequestRunner:
 
     def open_on(self, node_id: NodeId, request: ForwardedRequest, sink: ResponseSink) -> Upstream:
         self._in_flight[node_id] = self._in_flight.get(node_id, 0) + 1
+        self._circuits.opened(self._clock(), node_id, request.model)
         return self._mesh.open_on(node_id, request, sink)
 
-    def attempt_ended(self, node_id: NodeId) -> None:
+    def answered(self, node_id: NodeId, model: str) -> None:
+        self._circuits.answered(node_id, model)
+
+    def stalled(self, node_id: NodeId, model: str, label: str, silent_s: float) -> None:
+        opened = self._circuits.stalled(self._clock(), node_id, model)
+        self.observer.stalled(label, node_id, opened)
+        if opened:
+            about = {"node": node_id, "model": label, "silent_s": round(silent_s, 1)}
+            logger.warning("a machine accepts and does not answer: left alone for a while", extra=about)
+
+    def _pace(self, node_id: NodeId, model: str, work: Work) -> Pace:
+        member = self._mesh.view().members.get(node_id)
+        return pace_of(None if member is None else member.load.model(model), work)
+
+    def attempt_ended(self, node_id: NodeId, model: str) -> None:
+        self._circuits.ended(self._clock(), node_id, model)
         left = self._in_flight[node_id] - 1
         if left:
             self._in_flight[node_id] = left

@@ -32,6 +32,7 @@ class FailureCode(enum.Enum):
     STALE_ATTEMPT = "stale_attempt"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     INTERNAL = "internal"
+    STALLED = "stalled"
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ _FAILURE_TO_WIRE = {
     FailureCode.STALE_ATTEMPT: types_pb2.FAILURE_CODE_STALE_ATTEMPT,
     FailureCode.DEADLINE_EXCEEDED: types_pb2.FAILURE_CODE_DEADLINE_EXCEEDED,
     FailureCode.INTERNAL: types_pb2.FAILURE_CODE_INTERNAL,
+    FailureCode.STALLED: types_pb2.FAILURE_CODE_STALLED,
 }
 _FAILURE_FROM_WIRE = {number: code for code, number in _FAILURE_TO_WIRE.items()}
 

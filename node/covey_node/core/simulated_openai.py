@@ -17,8 +17,12 @@ WORDS = (
     "the wing wind over field and hedge birds turn together toward evening light one calls another answers low grass "
     "moves they rise settle listen again then north by hill river morning feather watch keep near slow bright small"
 ).split()
-OUTPUT_TOKENS_DEFAULT = 64
+OUTPUT_TOKENS_DEFAULT = {"chat": 64, "text": 16}
+"""Where the client names no bound; 16 is OpenAI's for text completions."""
+
 EMBEDDING_DIMENSIONS = 16
+BEGINNINGS_MAX = 8192
+"""Places looked at in one prompt."""
 PATHS = {"/v1/chat/completions": "chat", "/v1/completions": "text", "/v1/embeddings": "embed"}
 
 Json = dict[str, Any]
@@ -56,7 +60,44 @@ def word(seed: int, key: int, index: int) -> str:
     return chosen if index == 0 else " " + chosen
 
 
-def parse(path: str, body: bytes, model: str, embeds: bool, context_tokens: int) -> Call:
+def key_of(prompt: str) -> int:
+    """What the words of the answer to `prompt` are drawn from."""
+    return int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=8).digest(), "big")
+
+
+def split_prompt(prompt: str, seed: int) -> tuple[str, str]:
+    """A text prompt that ends with the beginning of its own answer: (what was asked, what was answered so far).
+
+    The longest such end is taken, so that any prefix of an answer, given back, goes on with the same answer. A prompt
+    that happens to end so is continued too: the text means nothing either way, and stays the same on every machine.
+    """
+    for begin in _beginnings(prompt):
+        key, position, index = key_of(prompt[:begin]), begin, 0
+        while position < len(prompt):
+            expected = word(seed, key, index)
+            if not prompt.startswith(expected, position):
+                break
+            position, index = position + len(expected), index + 1
+        if position == len(prompt):
+            return prompt[:begin], prompt[begin:]
+    return prompt, ""
+
+
+def _beginnings(prompt: str) -> list[int]:
+    """Where an answer may begin in `prompt`, earliest first: its tail is words of ours, the first perhaps glued on."""
+    found: list[int] = []
+    end = len(prompt)
+    while end > 0:
+        start = prompt.rfind(" ", 0, end) + 1
+        piece = prompt[start:end]
+        found += [end - len(each) for each in WORDS if piece.endswith(each)]
+        if piece not in WORDS or start == 0 or len(found) > BEGINNINGS_MAX:
+            break
+        end = start - 1
+    return sorted(set(found))
+
+
+def parse(path: str, body: bytes, model: str, embeds: bool, context_tokens: int, seed: int = 0) -> Call:
     """Raises CallError with the status that vLLM answers in the same case."""
     kind = PATHS.get(path)
     if kind is None or embeds != (kind == "embed"):
@@ -69,7 +110,7 @@ def parse(path: str, body: bytes, model: str, embeds: bool, context_tokens: int)
         raise CallError(400, "the body must be a JSON object")
     if request.get("model", model) != model:
         raise CallError(404, f"The model `{request.get('model')}` does not exist.", "NotFoundError", "model")
-    call = _embedding(request, model) if kind == "embed" else _generation(kind, request, model, context_tokens)
+    call = _embedding(request, model) if kind == "embed" else _generation(kind, request, model, context_tokens, seed)
     if call.prompt_tokens >= context_tokens + (kind == "embed"):
         raise CallError(
             400, f"This model's maximum context length is {context_tokens} tokens, the prompt has {call.prompt_tokens}."
@@ -77,28 +118,30 @@ def parse(path: str, body: bytes, model: str, embeds: bool, context_tokens: int)
     return call
 
 
-def _generation(kind: str, request: Json, model: str, context_tokens: int) -> Call:
-    prompt, partial = _prompt(kind, request)
+def _generation(kind: str, request: Json, model: str, context_tokens: int, seed: int) -> Call:
+    prompt, partial = _prompt(kind, request, seed)
     prompt_tokens = len(prompt.split()) + 1
     skip = len(partial.split())
     room = max(1, context_tokens - prompt_tokens - skip)
     asked = request.get("max_completion_tokens") or request.get("max_tokens")
     if asked is not None and (not isinstance(asked, int) or asked < 1 or asked > context_tokens):
         raise CallError(400, f"max_tokens must be between 1 and {context_tokens}, got {asked!r}", param="max_tokens")
-    output = min(room, asked if asked is not None else OUTPUT_TOKENS_DEFAULT)
+    if asked is None:
+        asked = max(1, OUTPUT_TOKENS_DEFAULT[kind] - (skip if kind == "chat" else 0))
+    output = min(room, asked)
     options = request.get("stream_options")
     usage = isinstance(options, dict) and bool(options.get("include_usage"))
-    key = int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=8).digest(), "big")
-    return Call(kind, model, bool(request.get("stream")), usage, prompt_tokens + skip, output, key, skip)
+    streams = bool(request.get("stream"))
+    return Call(kind, model, streams, usage, prompt_tokens + skip, output, key_of(prompt), skip)
 
 
-def _prompt(kind: str, request: Json) -> tuple[str, str]:
+def _prompt(kind: str, request: Json, seed: int) -> tuple[str, str]:
     """The prompt, and the part of its answer that was already written."""
     if kind == "text":
         prompt = request.get("prompt")
         if not isinstance(prompt, str):
             raise CallError(400, "prompt must be a string", param="prompt")
-        return prompt, ""
+        return split_prompt(prompt, seed)
     messages = request.get("messages")
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages) or not messages:
         raise CallError(400, "messages must be a list of at least one message", param="messages")

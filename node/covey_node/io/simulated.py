@@ -163,7 +163,7 @@ class SimulatedEngine:
             return
         context = self._spec.max_context_tokens or self._settings.max_context_tokens
         try:
-            call = openai.parse(asked.path, asked.body, self._spec.name, self._embeds, context)
+            call = openai.parse(asked.path, asked.body, self._spec.name, self._embeds, context, self._settings.seed)
         except openai.CallError as error:
             request.sink.head(error.status, "application/json", 0)
             if request.sink is not None:

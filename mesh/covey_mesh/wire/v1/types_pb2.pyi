@@ -29,6 +29,7 @@ class FailureCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FAILURE_CODE_STALE_ATTEMPT: _ClassVar[FailureCode]
     FAILURE_CODE_DEADLINE_EXCEEDED: _ClassVar[FailureCode]
     FAILURE_CODE_INTERNAL: _ClassVar[FailureCode]
+    FAILURE_CODE_STALLED: _ClassVar[FailureCode]
 ENGINE_STATE_UNSPECIFIED: EngineState
 ENGINE_STATE_STOPPED: EngineState
 ENGINE_STATE_STARTING: EngineState
@@ -46,6 +47,7 @@ FAILURE_CODE_CANCELLED: FailureCode
 FAILURE_CODE_STALE_ATTEMPT: FailureCode
 FAILURE_CODE_DEADLINE_EXCEEDED: FailureCode
 FAILURE_CODE_INTERNAL: FailureCode
+FAILURE_CODE_STALLED: FailureCode
 
 class Ballot(_message.Message):
     __slots__ = ("counter", "node_id")

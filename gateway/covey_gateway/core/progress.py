@@ -1,0 +1,69 @@
+"""How long a machine may stay silent before it is taken for wedged: derived from what it was measured to do.
+
+An engine can accept and never answer, or stop in the middle, while its process, its socket and its agent live on; no
+link notices. The deadline is FACTOR times what the same machine would need by its own measured speeds, plus a floor
+for everything that is not the engine. Machines that measured nothing yet (a model just loaded) are given what the
+slowest useful machine would need, so a cold start is not mistaken for a hang; a model that is still loading is never
+asked at all.
+
+Not here: the clock, and what follows (request_serving.py, circuit.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from covey_mesh.core.facts import ModelLoad
+
+FACTOR = 5.0
+"""Over the expected time: decode speed halves with a full batch, a preempted request is computed twice."""
+
+FLOOR_S = 2.0
+"""A busy event loop, a report's age, a reconnecting link."""
+
+SLOWEST_PREFILL_TOKENS_PER_S = 200.0
+SLOWEST_DECODE_TOKENS_PER_S = 2.0
+"""Below these nobody would wait; used while nothing is measured."""
+
+STEP_PROMPT_TOKENS = 2048
+"""Prompt tokens of others that an engine may compute between two tokens of a stream (vLLM: max_num_batched_tokens)."""
+
+TOKENS_AN_EVENT = 16
+"""Tokens that an engine may join in one event, or hold back for a stop string."""
+
+TOKENS_A_TOOL_CALL = 512
+"""Tokens that a tool-call parser may hold back until the call is complete."""
+
+CONTEXT_TOKENS_UNKNOWN = 32_768
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One attempt. `answer_tokens_most` 0: no bound but the context's. `silent_tokens`: see TOKENS_AN_EVENT."""
+
+    prompt_tokens: int
+    answer_tokens_most: int
+    streaming: bool
+    silent_tokens: int = TOKENS_AN_EVENT
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds from opening to the first byte, and between bytes after it, at most."""
+
+    first_s: float
+    gap_s: float
+
+
+def pace_of(load: ModelLoad | None, work: Work) -> Pace:
+    """For one attempt on the machine that reports `load` (None: it reports nothing of this model)."""
+    prefill = (load.prefill_tokens_per_s if load else 0.0) or SLOWEST_PREFILL_TOKENS_PER_S
+    decode = (load.decode_tokens_per_s if load else 0.0) or SLOWEST_DECODE_TOKENS_PER_S
+    step_s = STEP_PROMPT_TOKENS / prefill
+    ahead_s = load.queued_tokens / (decode * max(1, load.running_requests)) if load else 0.0
+    expected_s = work.prompt_tokens / prefill + step_s + ahead_s
+    if not work.streaming:
+        context = (load.max_context_tokens if load else 0) or CONTEXT_TOKENS_UNKNOWN
+        expected_s += (work.answer_tokens_most or context) / decode
+    gap_s = work.silent_tokens / decode + step_s
+    return Pace(FLOOR_S + FACTOR * expected_s, FLOOR_S + FACTOR * gap_s)
