@@ -9,7 +9,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs/ARCHITECTURE.md").read_text()
-PREFIXES = ("mesh/", "node/", "scheduler/", "gateway/", "app/", "tests/", "tools/", "proto/", "docs/", "deploy/", "bench/")
+PREFIXES = (
+    "mesh/",
+    "node/",
+    "scheduler/",
+    "gateway/",
+    "app/",
+    "tests/",
+    "tools/",
+    "proto/",
+    "docs/",
+    "deploy/",
+    "bench/",
+)
 
 
 def _named() -> set[str]:
