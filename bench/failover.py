@@ -113,7 +113,8 @@ class Bench:
         self._note("timer_lag_s", lag_s)
         pauses = []
         for seen in [*observations, *probes]:
-            verdict = judge(seen, self._stage.undisturbed, self._stage.pool[seen.entry].history, _may_refuse(seen))
+            may_refuse = what == "unplugged" and seen.entry == victim.name and seen.kind in FAR_KINDS
+            verdict = judge(seen, self._stage.undisturbed, self._stage.pool[seen.entry].history, may_refuse)
             self._measured.requests += 1
             if verdict.outcome is Outcome.VIOLATION:
                 self._measured.violations.append(
@@ -171,10 +172,6 @@ _AS_SCENARIO = Scenario("bench", "one run of the bench", 0.0)
 def whole_but_leader(pool: dict[str, object] | None, node_id: str) -> bool:
     """Whether this view holds the machine, reachable and ready, whoever leads."""
     return pool is not None and whole({**pool, "leader_node_id": node_id}, [node_id])
-
-
-def _may_refuse(seen: Observation) -> bool:
-    return seen.kind in FAR_KINDS
 
 
 def _noticed_s(found: dict[str, list[dict[str, object]]], victim: ChaosAgent, fault_s: float) -> float:

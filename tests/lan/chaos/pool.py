@@ -105,6 +105,10 @@ class ChaosAgent(HostAgent):
 
     def inner(self, command: str) -> None:
         """See tests/lan/programs/agent.py."""
+        word, _, number = command.partition(" ")
+        if word == "block":
+            # Its own clients wait with it, as those of a frozen one.
+            self.history.frozen.append((time.time(), time.time() + float(number) + 0.5))
         descriptor = os.open(self._fifo, os.O_WRONLY | os.O_NONBLOCK)
         with os.fdopen(descriptor, "w") as lines:
             lines.write(command + "\n")

@@ -38,7 +38,8 @@ Steps = tuple[tuple[float, Fault], ...]
 
 @dataclass(frozen=True)
 class Scenario:
-    """`seconds`: how long the load runs. `far_may_fail`: both machines of a far model can be out of reach at once.
+    """`seconds`: how long the load runs. `cut_off`: whose gateways reach nobody for a while, and may then refuse what
+    their own machines do not have.
 
     `wiped`: a machine's identity or ballot is removed on purpose, so that its ballots may begin anew.
     """
@@ -48,7 +49,7 @@ class Scenario:
     seconds: float
     steps: Steps = ()
     mix: str = "usual"
-    far_may_fail: bool = False
+    cut_off: tuple[str, ...] = ()
     wiped: bool = False
 
 
@@ -121,15 +122,30 @@ _ALL: tuple[Scenario, ...] = (
         ((2, Inner((LEADER,), "block 3")),),
     ),
     # --- cables
-    Scenario("leader-unplugged", "the leader's cable out for 6 s", 13, ((2, Unplug((LEADER,))), (8, Plug((LEADER,))))),
-    Scenario("follower-unplugged", "a follower's cable out for 6 s", 13, ((2, Unplug((F1,))), (8, Plug((F1,))))),
-    Scenario("flapping-link", "a follower's cable out and in every 2 s", 17, _flapping(F1, 5, 2.0)),
-    Scenario("flapping-leader", "the leader's cable out and in every 2 s", 17, _flapping(LEADER, 5, 2.0)),
+    Scenario(
+        "leader-unplugged",
+        "the leader's cable out for 6 s",
+        13,
+        ((2, Unplug((LEADER,))), (8, Plug((LEADER,)))),
+        cut_off=(LEADER,),
+    ),
+    Scenario(
+        "follower-unplugged",
+        "a follower's cable out for 6 s",
+        13,
+        ((2, Unplug((F1,))), (8, Plug((F1,)))),
+        cut_off=(F1,),
+    ),
+    Scenario("flapping-link", "a follower's cable out and in every 2 s", 17, _flapping(F1, 5, 2.0), cut_off=(F1,)),
+    Scenario(
+        "flapping-leader", "the leader's cable out and in every 2 s", 17, _flapping(LEADER, 5, 2.0), cut_off=(LEADER,)
+    ),
     Scenario(
         "blackhole-30s",
         "nothing to or from a follower for 30 s, carrier up",
         39,
         ((2, Partition((F1,), (LEADER, F2, F3))), (32, Heal())),
+        cut_off=(F1,),
     ),
     # --- cuts
     Scenario(
@@ -143,18 +159,28 @@ _ALL: tuple[Scenario, ...] = (
         "nothing reaches the leader for 6 s",
         14,
         ((2, OneWay((F1, F2, F3), (LEADER,))), (8, Heal())),
+        cut_off=(LEADER,),
     ),
     Scenario(
-        "leader-hears-but-sends-not", "nothing leaves the leader for 6 s", 14, ((2, OneWay((LEADER,))), (8, Heal()))
+        "leader-hears-but-sends-not",
+        "nothing leaves the leader for 6 s",
+        14,
+        ((2, OneWay((LEADER,))), (8, Heal())),
+        cut_off=(LEADER,),
     ),
     Scenario(
         "follower-sends-but-hears-not",
         "nothing reaches a follower for 6 s",
         14,
         ((2, OneWay((LEADER, F2, F3), (F1,))), (8, Heal())),
+        cut_off=(F1,),
     ),
     Scenario(
-        "follower-hears-but-sends-not", "nothing leaves a follower for 6 s", 14, ((2, OneWay((F1,))), (8, Heal()))
+        "follower-hears-but-sends-not",
+        "nothing leaves a follower for 6 s",
+        14,
+        ((2, OneWay((F1,))), (8, Heal())),
+        cut_off=(F1,),
     ),
     Scenario(
         "leader-cut-from-one",
@@ -170,7 +196,7 @@ _ALL: tuple[Scenario, ...] = (
     ),
     # --- bad wires
     Scenario("loss-5", "5 % of all frames lost", 12, ((1, Lines(Line(loss=0.05))),)),
-    Scenario("loss-20", "20 % of all frames lost", 14, ((1, Lines(Line(loss=0.2))),), far_may_fail=True),
+    Scenario("loss-20", "20 % of all frames lost", 14, ((1, Lines(Line(loss=0.2))),), cut_off=EVERYBODY),
     Scenario("jitter-100ms", "0 to 100 ms of delay on every frame", 12, ((1, Lines(Line(jitter_s=0.1))),)),
     Scenario("duplication", "20 % of all frames doubled", 10, ((1, Lines(Line(duplication=0.2))),)),
     Scenario("reordering", "20 % of all frames overtaken", 10, ((1, Lines(Line(reordering=0.2))),)),

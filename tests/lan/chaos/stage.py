@@ -172,9 +172,10 @@ class ChaosStage:
     # --- accounts ----------------------------------------------------------------------------------------------------
 
     def _judge(self, observations: list[Observation], result: Result) -> None:
+        cut_off = {self._roles[role] for role in result.scenario.cut_off}
         for seen in observations:
             history = self.pool[seen.entry].history
-            may_refuse = result.scenario.far_may_fail and seen.kind in FAR_KINDS
+            may_refuse = seen.kind in FAR_KINDS and seen.entry in cut_off
             verdict = judge(seen, self.undisturbed, history, may_refuse)
             result.outcomes[verdict.outcome] += 1
             if verdict.outcome is Outcome.VIOLATION:
