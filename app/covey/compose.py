@@ -20,6 +20,7 @@ from typing import Any
 from covey import __version__
 from covey.admin import AdminRoutes
 from covey.config import Configuration, is_loopback
+from covey.doctor.agent_side import AgentDoctor
 from covey.errors import UserError
 from covey.leadership import leadership_source
 from covey.membership import invitation, revoke_invitations
@@ -34,7 +35,7 @@ from covey_gateway.io.metrics import GatewayMetrics
 from covey_gateway.io.runner import RequestRunner
 from covey_gateway.io.standard_pages import StandardPages
 from covey_gateway.io.status import PoolStatus
-from covey_mesh.core.addresses import host_port
+from covey_mesh.core.addresses import InterfaceAddress, host_port, usable_addresses
 from covey_mesh.core.advertisement import advertisement_of
 from covey_mesh.core.facts import ModelLoad, NodeFacts, NodeLoad
 from covey_mesh.core.limits import PROTOCOL_VERSION
@@ -106,6 +107,10 @@ class Agent:
             source=leadership_source(configuration, identity.pool_id),
         )
         self._transport.report_to(self._mesh)
+        self._doctor = AgentDoctor(self._mesh, identity, self._mdns_addresses, boottime_s, time.time)
+
+    def _mdns_addresses(self) -> tuple[InterfaceAddress, ...]:
+        return usable_addresses(self._monitor.current) if self._configuration.mdns else ()
 
     def _first_facts(self) -> NodeFacts:
         found = machine()
@@ -145,7 +150,7 @@ class Agent:
         )
         self._status = PoolStatus(mesh, identity.pool_id, identity.pool_name, self._runner, queue_lengths)
         pages = StandardPages(mesh.view, self._metrics.exposition, int(time.time()))
-        routes = pages.routes().merged(AdminRoutes(self._status, self).routes())
+        routes = pages.routes().merged(AdminRoutes(self._status, self).routes()).merged(self._doctor.routes())
         keys = key_ring(self._configuration.keys)
         self._http = HttpServer(self._runner, keys, routes, self._http_settings(), self._metrics, boottime_s)
         configuration = self._configuration
@@ -295,9 +300,9 @@ class Agent:
 
     # --- covey.admin.Controls -----------------------------------------------------------------------------------------
 
-    def drain(self, draining: bool) -> None:
+    def drain(self, draining: bool, grace_s: float | None) -> None:
         """Of this machine's engines; its gateway goes on passing requests to others."""
-        self._node.drain(draining)
+        self._node.drain(draining, self._configuration.grace_s if grace_s is None else grace_s)
 
     def shut_down(self, grace_s: float | None) -> None:
         self._ask_to_end(grace_s)
@@ -335,6 +340,7 @@ class Agent:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._scheduler.stop()
+        await self._doctor.stop()
         await self._mesh.stop()
         await self._transport.close()
         await self._monitor.stop()

@@ -112,17 +112,18 @@ class Host:
 
     def block_inbound(self, udp_port: int) -> None:
         """A firewall that drops what comes in on one UDP port; what goes out still goes."""
-        self._block("input", udp_port)
+        self.drop("input", f"udp dport {udp_port}")
 
     def block_outbound(self, udp_port: int) -> None:
         """A firewall that refuses to send to one UDP port."""
-        self._block("output", udp_port)
+        self.drop("output", f"udp dport {udp_port}")
 
-    def _block(self, hook: str, udp_port: int) -> None:
+    def drop(self, hook: str, match: str) -> None:
+        """A firewall that drops what matches an nftables expression, on its way "input" or "output"."""
         rules = [
             "add table inet lab",
             f"add chain inet lab {hook} {{ type filter hook {hook} priority 0; }}",
-            f"add rule inet lab {hook} udp dport {udp_port} drop",
+            f"add rule inet lab {hook} {match} drop",
         ]
         tool("ip", "netns", "exec", self.namespace, "nft", "-f", "-", stdin="\n".join(rules) + "\n")
 

@@ -89,7 +89,7 @@ def test_the_disk_is_that_of_the_nearest_existing_folder(tmp_path: Path) -> None
 
 
 def test_this_machine_can_be_read(tmp_path: Path) -> None:
-    facts = read_machine(tmp_path, ask_engine=False)
+    facts = read_machine(tmp_path, start_engine=False)
     assert facts.python >= (3, 11, 0)
     assert facts.memory_bytes > 0
     assert len(check_machine(facts)) == 7

@@ -1,14 +1,14 @@
-"""What the doctor says of a pool, and how findings look."""
+"""What the doctor says of a pool."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from covey.doctor.pool import check_pool
-from covey.doctor.report import findings_table
+from covey_mesh.core.names import NodeId
+from covey_mesh.io.path_probe import PathProbe, Reach
 
 OWN = "1" * 32
 
@@ -31,7 +31,6 @@ BROKEN = {"models": [{"model": "big", "state": "failed", "detail": "out of memor
     [
         (pool_of(member("a", OWN), member("b", "2" * 32)), [("ok", "pool")], "2 machines"),
         (pool_of(member("b", "2" * 32, reachable=False)), [("warn", "machine b")], "10.0.0.2:8082"),
-        (pool_of(member("b", "2" * 32, round_trip_ms=80.0)), [("warn", "machine b")], "cable"),
         (pool_of(member("a", OWN, reachable=False, round_trip_ms=99.0)), [("ok", "pool")], ""),
         (pool_of(member("a", OWN, load=BROKEN)), [("fail", "model big")], "restart"),
         (pool_of(member("a", OWN), leader_node_id=""), [("warn", "leader")], "5 s"),
@@ -44,16 +43,30 @@ def test_check_pool(pool: dict[str, Any], expected: list[tuple[str, str]], said:
     assert said in findings[0].fix + findings[0].detail
 
 
-def test_problems_are_shown_first_with_their_fix() -> None:
-    findings = [
-        {"level": "ok", "title": "disk", "detail": "fine", "fix": ""},
-        {"level": "fail", "title": "vLLM", "detail": "[missing]", "fix": "pip install 'covey[cpu]'"},
-        {"level": "warn", "title": "clock", "detail": "off", "fix": "set it"},
-    ]
-    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(findings_table(findings))
-    console.file.close()
-    lines = console.export_text().splitlines()
-    assert [line.split()[0] for line in lines if not line.startswith(" ")] == ["problem", "warning", "ok"]
-    assert "[missing]" in lines[0]
-    assert "covey[cpu]" in lines[1]
+PEER = NodeId("2" * 32)
+
+
+@pytest.mark.parametrize(
+    ("reach", "said"),
+    [
+        (Reach.SILENT, "--peer 10.0.0.2:8082"),
+        (Reach.REFUSED, "covey up"),
+        (Reach.UNTRUSTED, "used twice"),
+        (Reach.FROZEN, "frozen"),
+        (Reach.SMALL, "mtu 1280"),
+        (Reach.WHOLE, "wait 5 s"),
+    ],
+)
+def test_a_machine_without_a_link_is_explained_by_dialing_it(reach: Reach, said: str) -> None:
+    pool = pool_of(member("b", PEER, reachable=False))
+    (finding,) = check_pool(pool, {PEER: PathProbe("10.0.0.2:8082", reach)})
+    assert (finding.level, finding.title) == ("warn", "machine b")
+    assert said in finding.fix
+    assert [one.level for one in check_pool(pool, {}, {PEER})] == ["ok"]
+
+
+def test_a_machine_of_which_nothing_is_known_but_its_name() -> None:
+    facts = {"name": "", "node_id": PEER, "link_addresses": []}
+    (finding,) = check_pool(pool_of(member("b", PEER, facts=facts, load=None, reachable=False)))
+    assert finding.title == "machine 22222222"
+    assert "--peer" in finding.fix

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from typing import Any
 
 import click
 
@@ -19,10 +17,12 @@ STOP_MARGIN_S = 30.0
 
 @click.command()
 @click.option("--undo", is_flag=True, help="Take new requests again.")
+@click.option("--grace", "grace_s", type=click.FloatRange(min=0), help="Seconds until what still runs is moved away.")
 @common_options
-def drain(invocation: Invocation, undo: bool) -> None:
-    """Let this machine finish what it has and take nothing new; the pool serves on."""
-    content = invocation.agent().post("/covey/v1/drain", {"draining": not undo})
+def drain(invocation: Invocation, undo: bool, grace_s: float | None) -> None:
+    """Let this machine finish what it has and take nothing new; the pool serves on, also with what was not finished."""
+    asked = {"draining": not undo} if grace_s is None else {"draining": not undo, "grace_s": grace_s}
+    content = invocation.agent().post("/covey/v1/drain", asked)
     said = "takes requests again" if undo else "takes no new requests; `covey drain --undo` takes that back"
     invocation.show(content, lambda _: f"this machine {said}")
 
@@ -52,15 +52,15 @@ def down(invocation: Invocation, grace_s: float | None) -> None:
 
 
 @click.command()
+@click.option("--thorough", is_flag=True, help="Also start the engine once, which takes from 10 s to minutes.")
 @common_options
-def doctor(invocation: Invocation) -> None:
-    """Look for what is wrong on this machine and in its pool, and say what to do about it."""
-    from covey.doctor.report import findings_table, run_checks
+def doctor(invocation: Invocation, thorough: bool) -> None:
+    """Look for what is wrong on this machine, its network and its pool, and say what to do about it.
 
-    if sys.stderr.isatty():
-        click.secho("looking, about ten seconds ...", dim=True, err=True)
-    findings = run_checks(invocation.load())
-    content: dict[str, Any] = {"findings": findings}
-    invocation.show(content, lambda _: findings_table(findings))
-    if any(finding["level"] == "fail" for finding in findings):
+    A running agent also measures the links: latency, bandwidth, clocks, and who can reach whom.
+    """
+    from covey.doctor.report import examine
+
+    findings = examine(invocation.load().configuration, thorough, invocation.as_json)
+    if any(finding.level == "fail" for finding in findings):
         click.get_current_context().exit(int(ExitCode.UNHEALTHY))

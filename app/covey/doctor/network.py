@@ -7,15 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from covey.doctor.finding import Finding, fail, ok, warn
+from covey.doctor.pair import Heard
 from covey_mesh.core.addresses import AddressKind, InterfaceAddress, kind_of, usable_addresses
 from covey_mesh.core.names import NodeId, short
 from covey_mesh.io.certificates import BACKDATED_HOURS
+from covey_mesh.io.path_probe import PathProbe
 
 CLOCK_SKEW_WARN_S = 5.0
 """Certificates and logs tolerate this; people who read two machines' logs side by side do not tolerate more."""
 
 CLOCK_SKEW_FAIL_S = BACKDATED_HOURS * 3600.0
 """Beyond it the slower machine takes a fresh certificate of the other for one that is not valid yet."""
+
+SET_CLOCK = "turn on time synchronisation: `timedatectl set-ntp true`"
 
 EARLIEST_SANE_UNIX_S = 1_735_689_600.0
 """2025-01-01: before any covey. A clock that says less was never set (a board without a battery)."""
@@ -67,37 +71,88 @@ class MulticastProbe:
     heard_others: tuple[str, ...] = ()
 
 
+FILTERED = (
+    "the switch or access point filters multicast: turn off IGMP snooping (or turn on a querier) and client isolation"
+)
 ALLOW_MDNS = "allow UDP port 5353 in: `ufw allow 5353/udp`, or `firewall-cmd --permanent --add-service=mdns`"
 
 
-def check_multicast(probes: Sequence[MulticastProbe]) -> list[Finding]:
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """What is known of others when multicast is judged.
+
+    `heard`: tests with machines on this network. `own_link`: HOST:PORT that others can dial, "" if unknown.
+    `elsewhere`: HOST:PORT of machines met before that are not reached now. `routed`: name and HOST:PORT of machines
+    that are linked, and on other networks, where multicast does not go.
+    """
+
+    heard: tuple[Heard, ...] = ()
+    own_link: str = ""
+    elsewhere: tuple[str, ...] = ()
+    routed: tuple[tuple[str, str], ...] = ()
+
+
+NOBODY = Neighbours()
+ROUTED_SHOWN_MAX = 4
+
+
+def check_multicast(probes: Sequence[MulticastProbe], neighbours: Neighbours = NOBODY) -> list[Finding]:
     """Multicast out and in, apart, on each interface."""
     if not probes:
         return [warn("multicast", "no interface to try it on", "connect a cable or Wi-Fi")]
-    return [finding for probe in probes for finding in _check_one(probe)]
+    return [finding for probe in probes for finding in _check_one(probe, neighbours)]
 
 
-def _check_one(probe: MulticastProbe) -> list[Finding]:
+def _check_one(probe: MulticastProbe, neighbours: Neighbours) -> list[Finding]:
     where = f"on {probe.interface} ({probe.family})"
-    out, into = f"multicast out {where}", f"multicast in {where}"
     if probe.problem:
         fix = (
             "allow UDP port 5353 out in this machine's firewall, and multicast on the interface "
             f"(`ip link set {probe.interface} multicast on`); until then name a machine with --peer HOST:PORT"
         )
-        return [fail(out, f"cannot send: {probe.problem}", fix)]
-    sent = ok(out, "sent")
+        return [fail(f"multicast out {where}", f"cannot send: {probe.problem}", fix)]
+    return [
+        _check_out(f"multicast out {where}", neighbours.heard),
+        _check_in(f"multicast in {where}", probe, neighbours),
+    ]
+
+
+def _check_out(title: str, heard: Sequence[Heard]) -> Finding:
+    there = sum(one.there for one in heard)
+    if not heard:
+        return ok(title, "sent")
+    if there:
+        return ok(title, f"heard by {there} of {len(heard)} machines that listened")
+    detail = f"sent, and heard by none of {len(heard)} machines on this network that listened"
+    fix = f"{FILTERED}, or their firewalls drop UDP port 5353; links work meanwhile, but nobody finds this machine anew"
+    return warn(title, detail, fix)
+
+
+def _check_in(title: str, probe: MulticastProbe, neighbours: Neighbours) -> Finding:
+    here = sum(one.here for one in neighbours.heard)
     if probe.heard_others:
-        return [sent, ok(into, f"heard {', '.join(probe.heard_others[:4])}")]
+        return ok(title, f"heard {', '.join(probe.heard_others[:4])}")
+    if here:
+        return ok(title, f"heard {here} machines of the pool")
     if not probe.heard_own:
         detail = "this machine did not even hear itself: its own firewall drops what comes in"
-        return [sent, fail(into, detail, f"{ALLOW_MDNS}; until then name a machine with --peer HOST:PORT")]
-    detail = "nothing but this machine itself answered"
-    fix = (
-        "fine if it is alone; else the switch or access point filters multicast (IGMP snooping, client isolation) or "
-        "the others are on another VLAN: name one with --peer HOST:PORT, the rest is learned from it"
-    )
-    return [sent, warn(into, detail, fix)]
+        return fail(title, detail, f"{ALLOW_MDNS}; until then name a machine with --peer HOST:PORT")
+    if neighbours.heard:
+        detail = f"{len(neighbours.heard)} machines on this network spoke, and none was heard"
+        return warn(title, detail, f"{FILTERED}; links work meanwhile, but this machine finds nobody anew")
+    if neighbours.routed:
+        listed = ", ".join(f"{name} (`--peer {address}`)" for name, address in neighbours.routed[:ROUTED_SHOWN_MAX])
+        return ok(title, f"nobody else on this network; linked on others, where multicast does not go: {listed}")
+    fix = f"fine if it is alone; else {FILTERED}, or the others are on another VLAN: {_peer_advice(neighbours)}"
+    return warn(title, "nothing but this machine itself answered", fix)
+
+
+def _peer_advice(neighbours: Neighbours) -> str:
+    """What to put in --peer, and where."""
+    there = f"start one of them with `--peer {neighbours.own_link or 'HOST:PORT'}`"
+    if not neighbours.elsewhere:
+        return f"{there} (or this one with the address that `covey doctor` names there); the rest is learned from it"
+    return f"start this one with `--peer {neighbours.elsewhere[0]}`, or {there}; the rest is learned from it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +187,12 @@ def _check_port(probe: PortProbe, agent_runs: bool) -> Finding:
         return fail(title, f"{probe.address} needs root", fix)
     reason = errno.errorcode.get(probe.error, str(probe.error))
     return fail(title, f"cannot listen on {probe.address}: {reason}", f"change `{probe.purpose}` in covey.toml")
+
+
+def silent_peer(tried: PathProbe) -> Finding:
+    """A configured peer that does not answer."""
+    fix = "see that its agent runs and that firewalls and the router between pass that TCP port, or correct `peers`"
+    return warn(f"peer {tried.address}", f"configured, and does not answer: {tried.detail}", fix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,17 +247,29 @@ def check_clock(
 ) -> list[Finding]:
     """Is the clock set? `peer_skews_s`: by display name, the other machine's clock minus ours."""
     title = "clock"
-    fix = "turn on time synchronisation: `timedatectl set-ntp true`"
     if now_unix_s < EARLIEST_SANE_UNIX_S:
-        return [fail(title, "it was never set", fix)]
+        return [fail(title, "it was never set", f"here: {SET_CLOCK}")]
     if now_unix_s < not_before_unix_s:
         behind_s = not_before_unix_s - now_unix_s
-        return [fail(title, f"{behind_s:.0f} s before this machine's own certificate was made", fix)]
-    findings = [
-        (fail if abs(skew_s) > CLOCK_SKEW_FAIL_S else warn)(title, f"{name}'s differs by {skew_s:+.1f} s", fix)
-        for name, skew_s in sorted(peer_skews_s.items())
-        if abs(skew_s) > CLOCK_SKEW_WARN_S
-    ]
+        return [fail(title, f"{behind_s:.0f} s before this machine's own certificate was made", f"here: {SET_CLOCK}")]
+    findings = _check_skews(peer_skews_s)
     if synchronized is False:
-        findings.append(warn(title, "not synchronised with a time server", fix))
+        findings.append(warn(title, "not synchronised with a time server", f"here: {SET_CLOCK}"))
     return findings or [ok(title, "set" if synchronized is None else "set and synchronised")]
+
+
+def _check_skews(skews_s: Mapping[str, float]) -> list[Finding]:
+    """Where all others agree with each other, it is this machine's clock that is wrong."""
+    off = {name: skew_s for name, skew_s in sorted(skews_s.items()) if abs(skew_s) > CLOCK_SKEW_WARN_S}
+    if len(off) > 1 and len(off) == len(skews_s) and max(off.values()) - min(off.values()) < CLOCK_SKEW_WARN_S:
+        ours_s = -sum(off.values()) / len(off)
+        return [_skewed(f"this machine's differs from all others by {ours_s:+.1f} s", ours_s, "here")]
+    where = "on whichever of the two is wrong" if len(skews_s) == 1 else "on {name}"
+    return [
+        _skewed(f"{name}'s differs from this machine's by {skew_s:+.1f} s", skew_s, where.format(name=name))
+        for name, skew_s in off.items()
+    ]
+
+
+def _skewed(detail: str, skew_s: float, where: str) -> Finding:
+    return (fail if abs(skew_s) > CLOCK_SKEW_FAIL_S else warn)("clock", detail, f"{where}: {SET_CLOCK}")

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import platform
 import secrets
 import select
 import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from zeroconf import DNSOutgoing, DNSQuestion
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
+from covey.doctor.interface import Surroundings
 from covey.doctor.network import MulticastProbe, PortProbe, Seen
 from covey_mesh.core.addresses import InterfaceAddress, one_per_interface
 from covey_mesh.core.advertisement import NAME_BYTES_MAX, SERVICE_TYPE, clean_text
@@ -31,6 +34,7 @@ HEARD_MAX = 16
 SEEN_MAX = 256
 RESOLVE_TIMEOUT_S = 6.0
 
+_CONTAINER_MARKS = ("/.dockerenv", "/run/.containerenv")
 _TYPE_PTR, _CLASS_IN = 12, 1
 _ALL_SERVICES = "_services._dns-sd._udp.local."
 
@@ -149,3 +153,11 @@ def clock_synchronized() -> bool | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return {"yes": True, "no": False}.get(said)
+
+
+def surroundings() -> Surroundings:
+    """By the marks that WSL and container engines leave."""
+    return Surroundings(
+        wsl="microsoft" in platform.release().lower(),
+        container=any(Path(mark).exists() for mark in _CONTAINER_MARKS),
+    )
