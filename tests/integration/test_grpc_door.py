@@ -228,6 +228,51 @@ async def test_refusals(client: Client, status: int, code: grpc.StatusCode) -> N
     assert dict(caught.value.trailing_metadata() or ())["retry-after"] == "2"
 
 
+MALFORMED = [
+    b"secret words",
+    b"[" * 100_000,
+    b'"secret"',
+    b'{"choices": "secret"}',
+    b'{"choices": [{"message": {"content": ["secret"]}, "delta": {"content": ["secret"]}}]}',
+    b'{"choices": [7], "usage": "secret"}',
+]
+
+
+@pytest.mark.parametrize("answer", MALFORMED, ids=lambda answer: answer[:40].decode())
+@pytest.mark.asyncio
+async def test_an_answer_that_is_none_is_an_error_that_quotes_nothing(
+    client: Client, answer: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A machine at fault: the client is told so, and what it sent is in no log."""
+
+    def script(active: FakeActive) -> None:
+        streaming = b'"stream": true' in active.request.body
+        active.answer(200, b"data: " + answer + b"\n\n" if streaming else answer, "text/event-stream")
+        active.sink.end(None)
+
+    client.door.script = script
+    for call in (client.inference.Chat(CHAT), client.inference.StreamChat(CHAT).read()):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        assert caught.value.code() is grpc.StatusCode.INTERNAL
+        assert "secret" not in (caught.value.details() or "")
+    assert "secret" not in caplog.text
+    assert not caplog.records
+
+
+@pytest.mark.asyncio
+async def test_an_endless_answer_is_given_up(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("covey_gateway.io.grpc_call.ANSWER_BYTES_MAX", 100)
+
+    def script(active: FakeActive) -> None:
+        active.answer(200, b"x" * 101)
+
+    client.door.script = script
+    with pytest.raises(grpc.aio.AioRpcError, match="longer than 100 bytes"):
+        await client.inference.Chat(CHAT)
+    assert client.door.requests[0].cancelled
+
+
 @pytest.mark.asyncio
 async def test_an_error_event_ends_the_stream_with_an_error(client: Client) -> None:
     def script(active: FakeActive) -> None:

@@ -16,12 +16,18 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from covey_gateway.core.events import DONE, EventSplitter
+from covey_gateway.core.events import DONE, EventSplitter, EventTooLargeError
 from covey_gateway.core.front import ActiveRequest, AnswerHead, FrontDoor, IncomingRequest
 from covey_mesh.core.exchange import Failure
 
 QUEUED_BYTES_MAX = 64 * 1024
 """Unread bytes of one answer before the engine is asked to pause."""
+
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
+"""Largest answer put together here (one that is no stream, or an error)."""
+
+MALFORMED = (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, EventTooLargeError)
+"""What reading an answer raises that is not of the shape that its path promises."""
 
 _STATUS = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -71,6 +77,11 @@ def error_message(body: bytes) -> str:
         return body[:500].decode(errors="replace") or "no reason was given"
 
 
+def malformed(head: AnswerHead | None) -> CallError:
+    """Quotes nothing of the answer: it may be a person's words, and errors are logged on the way."""
+    return CallError(grpc.StatusCode.INTERNAL, "the engine's answer is not of the form that its API promises", head)
+
+
 class Call:
     """A ClientSink that a coroutine reads. Use as an async context manager: leaving it aborts what still runs."""
 
@@ -117,7 +128,7 @@ class Call:
         if self.answer is None:
             raise CallError(grpc.StatusCode.INTERNAL, self._failure.message if self._failure else "no answer came")
         if self.answer.status != 200:
-            body = b"".join([chunk async for chunk in self.chunks()])
+            body = await self._collected()
             raise CallError(status_code(self.answer.status), error_message(body), self.answer)
         return self.answer
 
@@ -135,24 +146,39 @@ class Call:
     async def body(self) -> Any:
         """The whole answer, parsed."""
         head = await self.opened()
-        raw = b"".join([chunk async for chunk in self.chunks()])
+        raw = await self._collected()
         try:
             return json.loads(raw)
-        except ValueError as error:
-            raise CallError(grpc.StatusCode.INTERNAL, f"the engine's answer is not JSON: {error}", head) from error
+        except MALFORMED:
+            raise malformed(head) from None
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         """Parsed server-sent events; an error event raises CallError."""
         head = await self.opened()
         splitter = EventSplitter()
         async for chunk in self.chunks():
-            for data in splitter.feed(chunk):
-                if data == DONE:
-                    continue
-                event = json.loads(data)
+            for data, event in self._parsed(splitter, chunk):
                 if "error" in event:
                     raise CallError(grpc.StatusCode.UNAVAILABLE, error_message(data), head)
                 yield event
+
+    def _parsed(self, splitter: EventSplitter, chunk: bytes) -> list[tuple[bytes, dict[str, Any]]]:
+        try:
+            found = [(data, json.loads(data)) for data in splitter.feed(chunk) if data != DONE]
+        except MALFORMED:
+            raise malformed(self.answer) from None
+        if not all(isinstance(event, dict) for _, event in found):
+            raise malformed(self.answer)
+        return found
+
+    async def _collected(self) -> bytes:
+        whole = bytearray()
+        async for chunk in self.chunks():
+            whole += chunk
+            if len(whole) > ANSWER_BYTES_MAX:
+                message = f"the answer is longer than {ANSWER_BYTES_MAX} bytes; ask for less, or for a stream"
+                raise CallError(grpc.StatusCode.RESOURCE_EXHAUSTED, message, self.answer)
+        return bytes(whole)
 
     def _take(self) -> bytes:
         chunk = self._chunks.popleft()

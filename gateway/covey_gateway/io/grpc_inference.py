@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn, TypeVar
@@ -11,7 +12,7 @@ import grpc.aio
 
 from covey_gateway.core.front import AnswerHead, FrontDoor, IncomingRequest
 from covey_gateway.io import grpc_translate as translate
-from covey_gateway.io.grpc_call import Call, CallError
+from covey_gateway.io.grpc_call import MALFORMED, Call, CallError, malformed
 from covey_gateway.io.status import PoolStatus
 from covey_mesh.wire.v1 import inference_pb2 as wire
 from covey_mesh.wire.v1 import inference_pb2_grpc
@@ -23,6 +24,7 @@ Authenticate = Callable[[Context], Awaitable[str]]
 """Returns the key's owner, or aborts the call with UNAUTHENTICATED."""
 
 _Chunk = TypeVar("_Chunk", wire.ChatChunk, wire.CompleteChunk)
+_T = TypeVar("_T")
 _Response = TypeVar("_Response", wire.ChatResponse, wire.CompleteResponse, wire.EmbedResponse)
 
 
@@ -92,8 +94,9 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         try:
             async with Call(self._door, self._incoming(context, request, path, body(), user)) as call:
                 parsed = await call.body()
-                assert call.answer is not None
-                return response(parsed, call.answer)
+                head = call.answer
+                assert head is not None
+                return _translated(lambda: response(parsed, head), head)
         except (CallError, translate.InvalidRequestError) as error:
             await _abort(context, error)
 
@@ -138,8 +141,20 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
 
 async def _typed(call: Call, chunks: Callable[[Any], Any]) -> AsyncIterator[Any]:
     async for event in call.events():
-        for chunk in chunks(event):
+        for chunk in _translated(functools.partial(_listed, chunks, event), call.answer):
             yield chunk
+
+
+def _listed(chunks: Callable[[Any], Any], event: Any) -> list[Any]:
+    return list(chunks(event))
+
+
+def _translated(translation: Callable[[], _T], head: AnswerHead | None) -> _T:
+    """Raises CallError for an answer that is not of the form that its path promises."""
+    try:
+        return translation()
+    except MALFORMED:
+        raise malformed(head) from None
 
 
 async def _with_served(chunks: AsyncIterator[_Chunk], served: wire.Served) -> AsyncIterator[_Chunk]:
