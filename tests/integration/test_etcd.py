@@ -1,4 +1,4 @@
-"""A pool of real agents whose leadership a real etcd holds, while members of both are killed; and etcd's TLS and rights.
+"""A pool of real agents whose leadership a real etcd holds, while members of both are killed.
 
 The contract of every source of leadership is in tests/contract/test_leadership_sources.py. Tests here share one pool
 and one cluster, and leave both whole.

@@ -16,13 +16,21 @@ from aetcd import rpc
 
 from covey_mesh.core.names import NodeId
 
+KEY_PREFIX = "covey/"
+"""Of every key that is read or written."""
+
 _CHANNEL_OPTIONS = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000))
 """No keepalive pings: etcd ends connections that ping more often than every 5 s; every call has a deadline instead."""
 
 _NEEDS_LEADER = (("hasleader", "true"),)
 """A member that lost the others ends the watch instead of keeping it silent."""
 
-_REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+_REFUSED = (
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.INVALID_ARGUMENT,  # "user name is empty": its authentication is on, and no certificate was shown
+)
+_SIGNS_OF_TLS = ("handshake", "ssl", "tls", "tsi_")
 _DETAIL_LENGTH_MAX = 200
 
 
@@ -188,12 +196,14 @@ class EtcdClient:
 
     def _unavailable(self, detail: str, error: grpc.aio.AioRpcError | None) -> EtcdUnavailable:
         advice = "see that a majority of its members run and that etcd_endpoints names them (`covey doctor` tries each)"
-        if "handshake" in detail.lower() or "ssl" in detail.lower() or "tls" in detail.lower():
+        if any(sign in detail.lower() for sign in _SIGNS_OF_TLS):
             advice = "check etcd_ca, etcd_certificate and etcd_key against that member's certificates"
+        elif error is not None and error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            advice = "its database is full: compact and defragment it, then `etcdctl alarm disarm`"
+        else:
+            files = "set etcd_ca" if self._credentials is None else "check etcd_ca and etcd_certificate"
+            advice += f"; where they want TLS, {files}"
         return EtcdUnavailable(self.endpoint, detail, advice)
-
-
-KEY_PREFIX = "covey/"
 
 
 async def _once(request: Any) -> AsyncIterator[Any]:
