@@ -38,7 +38,12 @@ def main() -> int:
         print("interrupted; everything was removed", file=sys.stderr)
         return 130
     print(f"\n{report.table(results)}\n")
-    for title, text in (("clean errors", report.clean_errors(results)), ("VIOLATIONS", report.violations(results))):
+    texts = {
+        "longest pauses": report.pauses(results),
+        "clean errors": report.clean_errors(results),
+        "VIOLATIONS": report.violations(results),
+    }
+    for title, text in texts.items():
         if text:
             print(f"{title}:\n{text}\n")
     total = sum(len(result.violations) for result in results)
@@ -66,6 +71,8 @@ def _play(arguments: argparse.Namespace) -> list[Result]:
                 result = stage.play(SCENARIOS[name], arguments.seconds)
                 results.append(result)
                 print("  ".join(report.row(result)), flush=True)
+                if result.pause_s >= 1.0:
+                    print(f"    longest pause: {result.pause_of}", flush=True)
                 for text in result.violations[: report.VIOLATIONS_SHOWN_MAX]:
                     print(f"    VIOLATION {text}", flush=True)
     return results

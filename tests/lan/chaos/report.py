@@ -54,6 +54,11 @@ def violations(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
+def pauses(results: Sequence[Result], from_s: float = 1.0) -> str:
+    """Whose the longest pauses are."""
+    return "\n".join(f"{r.scenario.name}: {r.pause_s:.2f} s: {r.pause_of}" for r in results if r.pause_s >= from_s)
+
+
 def clean_errors(results: Sequence[Result]) -> str:
     """Which answers ended in a clean error, and why."""
     lines = []

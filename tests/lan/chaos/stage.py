@@ -39,6 +39,7 @@ class Result:
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
     pause_s: float = 0.0
+    pause_of: str = ""
     leaderless_s: float | None = None
     whole_s: float = 0.0
     lag_s: float = 0.0
@@ -186,7 +187,7 @@ class ChaosStage:
                 result.clean_errors[f"{seen.kind}: {seen.code}: {seen.detail}"] += 1
             gap_began_s = seen.gap_at_s - seen.gap_s
             if verdict.outcome is not Outcome.GATEWAY_GONE and not history.was_frozen(gap_began_s, seen.gap_at_s):
-                result.pause_s = max(result.pause_s, seen.gap_s)
+                _note_pause(seen, verdict.outcome, result)
 
     def _read_logs(self, started_s: float, result: Result) -> None:
         gaps: list[float] = []
@@ -213,6 +214,14 @@ class ChaosStage:
             for count in wanted:
                 if after[count] == before[count]:
                     result.violations.append(f"the fault did not strike: no frame was {count}")
+
+
+def _note_pause(seen: Observation, outcome: Outcome, result: Result) -> None:
+    if seen.gap_s > result.pause_s:
+        result.pause_s = seen.gap_s
+        where = f"{seen.kind} at {seen.entry}, first served by {seen.machine}, {seen.request_id}"
+        how = f"{outcome.value}, attempts {seen.attempts}, continued {seen.continued}"
+        result.pause_of = f"{where}: {how}, over {seen.gap_at_s - seen.started_s:.2f} s after its start"
 
 
 __all__ = ["F1", "LEADER", "ChaosStage", "Result"]
