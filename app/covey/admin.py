@@ -26,7 +26,8 @@ VALID_MAX_MINUTES = 7 * 24 * 60.0
 class Controls(Protocol):
     """What a command may change."""
 
-    def drain(self, draining: bool) -> None: ...
+    def drain(self, draining: bool, grace_s: float | None) -> None:
+        """`grace_s`: how long what runs may take; None: as configured."""
 
     def shut_down(self, grace_s: float | None) -> None:
         """Begin to stop; returns at once. None: the configured grace."""
@@ -70,7 +71,7 @@ class AdminRoutes:
         wanted = read_object(request).get("draining", True)
         if not isinstance(wanted, bool):
             return refusal(400, "`draining` must be true or false")
-        self._controls.drain(wanted)
+        self._controls.drain(wanted, read_number(request, "grace_s", GRACE_MAX_S))
         return answer({"draining": wanted})
 
     async def _shutdown(self, request: PlainRequest) -> PlainResponse:

@@ -285,7 +285,12 @@ def test_chat_reads_a_pipe_and_answers_in_json(state_dir: Path) -> None:
 def test_drain_and_its_undo(state_dir: Path, agent: list[tuple[str, Any]]) -> None:
     assert run(state_dir, "drain").exit_code == 0
     assert run(state_dir, "drain", "--undo").exit_code == 0
-    assert agent == [("/covey/v1/drain", {"draining": True}), ("/covey/v1/drain", {"draining": False})]
+    assert run(state_dir, "drain", "--grace", "3").exit_code == 0
+    assert agent == [
+        ("/covey/v1/drain", {"draining": True}),
+        ("/covey/v1/drain", {"draining": False}),
+        ("/covey/v1/drain", {"draining": True, "grace_s": 3.0}),
+    ]
 
 
 def test_down_without_an_agent_is_no_error(state_dir: Path) -> None:

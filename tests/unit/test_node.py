@@ -251,6 +251,34 @@ def test_unknown_model_and_draining() -> None:
     with_lab(model())(scenario)
 
 
+@pytest.mark.parametrize("undone", [False, True])
+def test_what_outlasts_the_grace_of_draining_is_handed_back(undone: bool) -> None:
+    async def scenario(lab: Lab) -> None:
+        short, _ = lab.open("a", tokens=5)
+        long, _ = lab.open("b", tokens=400)
+        lab.node.drain(True, 1.0)
+        if undone:
+            lab.node.drain(False)
+        await short.ended.wait()
+        assert short.failure is None
+        await long.ended.wait()
+        assert (long.failure is None) is undone
+        assert long.failure is None or long.failure.code is FailureCode.DRAINING
+
+    with_lab(model())(scenario)
+
+
+def test_what_outlasts_the_grace_of_stopping_is_handed_back() -> None:
+    async def scenario(lab: Lab) -> None:
+        long, _ = lab.open("a", tokens=4000)
+        await lab.node.stop(1.0)
+        await long.ended.wait()
+        assert long.failure is not None
+        assert long.failure.code is FailureCode.DRAINING
+
+    with_lab(model())(scenario)
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -367,7 +395,7 @@ def test_stop_lets_requests_finish_and_then_ends_them() -> None:
         assert short.failure is None
         assert short.ended.is_set()
         assert long.failure is not None
-        assert long.failure.code is FailureCode.ENGINE_FAILED
+        assert long.failure.code is FailureCode.DRAINING
         await lab.node.stop(5.0)
 
     with_lab(model())(scenario)

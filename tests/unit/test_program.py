@@ -165,8 +165,8 @@ class FakeControls:
     def __init__(self) -> None:
         self.calls: list[object] = []
 
-    def drain(self, draining: bool) -> None:
-        self.calls.append(draining)
+    def drain(self, draining: bool, grace_s: float | None) -> None:
+        self.calls.append(draining if grace_s is None else (draining, grace_s))
 
     def shut_down(self, grace_s: float | None) -> None:
         self.calls.append(grace_s)
@@ -195,6 +195,8 @@ async def call(controls: FakeControls, method: str, path: str, body: bytes = b""
         ("GET", "/covey/v1/explain/known", b"", 200),
         ("GET", "/covey/v1/explain/other", b"", 404),
         ("POST", "/covey/v1/drain", b'{"draining": false}', 200),
+        ("POST", "/covey/v1/drain", b'{"draining": true, "grace_s": 3}', 200),
+        ("POST", "/covey/v1/drain", b'{"grace_s": -1}', 400),
         ("POST", "/covey/v1/drain", b'{"draining": 1}', 400),
         ("POST", "/covey/v1/drain", b"[", 400),
         ("POST", "/covey/v1/drain", b"[" * 100_000, 400),

@@ -65,6 +65,7 @@ class Node:
         self._sequence = 0
         self._published_s = float("-inf")
         self._publish_timer: asyncio.TimerHandle | None = None
+        self._handing_back: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, progress: Callable[[str], None]) -> None:
@@ -121,11 +122,21 @@ class Node:
             memory_free_bytes=self._memory_free_bytes,
         )
 
-    def drain(self, on: bool) -> None:
-        """Refuse new requests (those admitted go on), or take them again."""
+    def drain(self, on: bool, grace_s: float | None = None) -> None:
+        """Refuse new requests, or take them again. Those admitted go on, for `grace_s` at most (None: without end);
+        then they are handed back, and their gateways continue them elsewhere."""
+        if self._handing_back is not None:
+            self._handing_back.cancel()
+            self._handing_back = None
+        if on and grace_s is not None:
+            self._handing_back = asyncio.get_running_loop().call_later(grace_s, self._hand_back)
         if on != self._draining:
             self._draining = on
             self._changed()
+
+    def _hand_back(self) -> None:
+        for model in self._served.values():
+            model.hand_back("this machine is draining")
 
     async def add_model(self, spec: ModelSpec, progress: Callable[[str], None] = lambda _: None) -> ModelLoad:
         """Starts one more model; returns its report once it is READY or FAILED. Raises SettingsError."""

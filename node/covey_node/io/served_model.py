@@ -24,6 +24,9 @@ EVENT_MARK = b"data: "
 USAGE_TAIL_BYTES = 4096
 """A whole answer's usage object stands near its end."""
 
+HANDED_BACK_WITHIN_S = 1.0
+"""Between handing the last attempts back and ending an engine that has not let go of them."""
+
 EXPIRED_RETRY_AFTER_MS = 1000
 _PROMPT_TOKENS = re.compile(rb'"prompt_tokens":\s*(\d{1,9})')
 _COMPLETION_TOKENS = re.compile(rb'"completion_tokens":\s*(\d{1,9})')
@@ -197,11 +200,21 @@ class ServedModel:
         return upstream
 
     async def stop(self, grace_s: float) -> None:
-        """Ends the engine; what waits here is handed back at once."""
+        """Ends the engine; what waits here is handed back at once, what runs after `grace_s`."""
+        why = "this machine is stopping"
         for attempt in list(self._attempts.values()):
             if attempt.ticket.place is Place.WAITING:
-                attempt.fail(Failure(FailureCode.DRAINING, "this machine is stopping"))
-        await self.supervisor.stop(grace_s)
+                attempt.fail(Failure(FailureCode.DRAINING, why))
+        handing_back = asyncio.get_running_loop().call_later(grace_s, self.hand_back, why)
+        try:
+            await self.supervisor.stop(grace_s + HANDED_BACK_WITHIN_S)
+        finally:
+            handing_back.cancel()
+
+    def hand_back(self, why: str) -> None:
+        """Ends every attempt; DRAINING tells the gateways to go on with them elsewhere."""
+        for attempt in list(self._attempts.values()):
+            attempt.fail(Failure(FailureCode.DRAINING, why))
 
     def expire(self) -> None:
         """Hands back what has waited too long."""
