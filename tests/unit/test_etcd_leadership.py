@@ -369,6 +369,15 @@ def test_an_outage_is_said_once_with_what_to_do_and_its_end_too(
     assert all(machine.client.switched > 3 for machine in office.machines)
 
 
+def test_one_failed_call_is_no_news(office: Office, caplog: pytest.LogCaptureFixture) -> None:
+    office.store.majority = False
+    office.run(LAN_ETCD.renew_s + 0.5)
+    office.store.majority = True
+    office.run(10.0)
+    assert office.holder.client.switched > 0
+    assert not caplog.records
+
+
 def test_our_own_bug_closes_the_candidature_and_is_said_loudly(
     office: Office, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

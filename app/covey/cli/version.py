@@ -51,6 +51,8 @@ def _plain(name: str, value: Any) -> Any:
         if isinstance(value, bool | int | float | str)
         else [str(v) for v in value]
         if isinstance(value, tuple)
+        else ""
+        if value is None
         else str(value)
     )
 

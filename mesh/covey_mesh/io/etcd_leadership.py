@@ -24,6 +24,9 @@ from covey_mesh.core.names import NodeId
 from covey_mesh.core.timing import LAN_ETCD, EtcdTiming, leader_lease_s
 from covey_mesh.io.etcd_client import KEY_PREFIX, EtcdClient, EtcdError, Held
 
+FAILURES_TOLD = 3
+"""Failed calls in a row until people are told, once: so many as there usually are members."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -54,7 +57,7 @@ class EtcdLeadership:
         self._gone = asyncio.Event()
         self._idle_since_s: float | None = None
         self._hold_back_until_s = 0.0
-        self._failing = False
+        self._failures = 0
         self._handing_over = False
         self._task: asyncio.Task[None] | None = None
 
@@ -187,16 +190,17 @@ class EtcdLeadership:
     # --- what people are told ---------------------------------------------------------------------------------------
 
     def _note_failure(self, error: EtcdError) -> None:
-        if not self._failing:
-            self._failing = True
+        """One failed call is no outage: etcd's own change of leader looks like that."""
+        self._failures += 1
+        if self._failures == FAILURES_TOLD:
             _log.warning(
                 "%s; requests go on, the pool's leader steps down unless etcd answers; %s", error, error.advice
             )
 
     def _note_success(self) -> None:
-        if self._failing:
-            self._failing = False
+        if self._failures >= FAILURES_TOLD:
             _log.warning("etcd at %s answers again", self._client.endpoint)
+        self._failures = 0
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A crash is our own bug: said loudly, and this machine no longer stands."""
