@@ -119,6 +119,7 @@ class ChaosStage:
         mended = self._whole_by(ends_s, result)
         time.sleep(max(0.0, ends_s - time.time()))
         self._check_faults_struck(scenario, before, result)
+        result.violations += [f"{agent.name} ended by itself:\n{agent.last_lines()}" for agent in self._died()]
         self.mend(None if mended else result)
         observations, result.lag_s = self.load.stop()
         self._judge(observations, result)
@@ -171,6 +172,13 @@ class ChaosStage:
             time.sleep(LOOK_EVERY_S)
 
     # --- accounts ----------------------------------------------------------------------------------------------------
+
+    def _died(self) -> list[ChaosAgent]:
+        """Agents that do not run although nobody ended them."""
+        members = self.pool.chaos_members
+        return [
+            agent for agent in members if not agent.running and not agent.history.was_ended(time.time(), time.time())
+        ]
 
     def _judge(self, observations: list[Observation], result: Result) -> None:
         cut_off = {self._roles[role] for role in result.scenario.cut_off}
