@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from covey_mesh.core.advertisement import (
@@ -55,6 +55,7 @@ def test_what_is_built_is_read_back() -> None:
     assert read(wire(build_txt(ADVERTISEMENT))) == ADVERTISEMENT
 
 
+@settings(deadline=None)
 @given(
     name=st.text(max_size=300),
     gpus=st.text(max_size=300),
@@ -180,6 +181,7 @@ def test_an_oversized_record_is_not_looked_into() -> None:
     assert read(wire(build_txt(ADVERTISEMENT)), TXT_BYTES_ACCEPTED_MAX + 1) is Rejection.MALFORMED
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.binary(max_size=20), st.none() | st.binary(max_size=255), max_size=40))
 def test_any_bytes_give_a_typed_result(noise: dict[bytes, bytes | None]) -> None:
     assert isinstance(read(noise), Rejection)
