@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
+
+# No test is timed: a busy machine must not fail one.
+settings.register_profile("covey", deadline=None)
+settings.load_profile("covey")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
