@@ -19,10 +19,13 @@ class SimulatedAttempt:
         self.call = openai.parse(attempt.request.path, attempt.request.body, "m", False, CONTEXT_TOKENS, seed)
         self._seed = seed
         self._next = 0
+        self.begun = False
+        self.over = False
         self._id = f"simulated-{attempt.request.attempt}"
 
     def role(self) -> None:
         """The head, and the event before the first token."""
+        self.begun = True
         self.attempt.sink.head(200, EVENT_STREAM)
         event = openai.head_event(self.call, self._id)
         if event:
@@ -38,6 +41,7 @@ class SimulatedAttempt:
             self.attempt.sink.data(event[: len(event) // 2])
 
     def end(self) -> None:
+        self.over = True
         self.attempt.sink.data(openai.tail_events(self.call, self._id, self._next))
         self.attempt.sink.end(None)
 
@@ -48,6 +52,7 @@ class SimulatedAttempt:
         self.end()
 
     def die(self, failure: Failure) -> None:
+        self.over = True
         self.attempt.sink.end(failure)
 
     @property

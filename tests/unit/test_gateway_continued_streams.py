@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import json
+import random
 from typing import Any
 
 import pytest
-from tests.support.gateway import SELF, A, B, C, FakeMesh, member
+from tests.support.gateway import SELF, A, B, C, FakeClient, FakeMesh, member
 from tests.support.gateway_pool import Pool
 from tests.support.simulated_attempt import SimulatedAttempt
 from tests.support.streams import CHAT, TEXT, TOKENS, fields, read, undisturbed
@@ -308,3 +310,58 @@ def test_the_entry_machine_itself_may_go_on() -> None:
     first.die(LOST)
     SimulatedAttempt(pool.mesh.assign(SELF)).finish()
     assert read(client).text == undisturbed(CHAT).text
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_any_order_of_faults_gives_each_client_one_contiguous_answer(seed: int) -> None:
+    """Against the undisturbed text: complete streams equal it, broken ones are a beginning of it with one error."""
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    pool = Pool(settings=RequestSettings(queue_wait_s=20.0))
+    whole = {path: undisturbed(path).text for path in (CHAT, TEXT)}
+    clients: list[tuple[str, FakeClient]] = []
+    playing: dict[int, SimulatedAttempt] = {}
+    for _ in range(300):
+        act = dice.random()
+        if act < 0.1 and len(clients) < 20:
+            path = dice.choice((CHAT, TEXT))
+            clients.append((path, pool.submit(path=path, **fields(path))[0]))
+        elif act < 0.35 and pool.mesh.asks:
+            pool.mesh.answer(Outcome.ASSIGNED, dice.choice((A, B, C)), ask=dice.choice(pool.mesh.asks[-6:]))
+        elif act < 0.4:
+            pool.mesh.lead(dice.choice((None, A, B)))
+        elif act < 0.45:
+            pool.timers.advance(dice.random())
+        _play(pool, playing, dice, fault=0.12)
+    pool.mesh.lead(None)
+    for _ in range(400):
+        pool.timers.advance(0.2)
+        _play(pool, playing, dice, fault=0.0)
+    assert pool.quiet()
+    assert pool.runner._around.kept_budget.used == 0
+    print(f"{len(clients)} streams, broken and then: {collections.Counter(outcomes(pool))}")
+    assert "resumed" in outcomes(pool), "a run without a continued stream tests nothing"
+    for path, client in clients:
+        told = read(client) if client.status == 200 else None
+        assert client.ended == 1
+        assert told is None or (told.text == whole[path] if told.error is None else whole[path].startswith(told.text))
+        assert told is None or told.done is (told.error is None)
+
+
+def _play(pool: Pool, playing: dict[int, SimulatedAttempt], dice: random.Random, fault: float) -> None:
+    """One step of one open attempt."""
+    for index, attempt in enumerate(pool.mesh.attempts):
+        if index not in playing:
+            playing[index] = SimulatedAttempt(attempt)
+    alive = [played for played in playing.values() if not played.over and not played.attempt.cancelled]
+    if not alive:
+        return
+    played = dice.choice(alive)
+    if dice.random() < fault:
+        played.die(dice.choice((LOST, DRAINING, ENGINE)))
+    elif not played.begun:
+        played.role()
+    elif played.left:
+        played.tokens(1, torn=False)
+    else:
+        played.end()
