@@ -54,8 +54,15 @@ class ChaosAgent(HostAgent):
         if arguments[0] == "up":
             at = command.index("-m")
             command[at : at + 2] = ["-m", "tests.lan.programs.agent", str(self._fifo)]
+            # A crash below Python leaves its stack in the log.
+            command[1:1] = ["PYTHONFAULTHANDLER=1"]
             command[1:1] = [f"PYTHONPATH={os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])}"]
         return command
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of a process that has ended by itself; negative: the signal."""
+        return None if self._process is None else self._process.poll()
 
     @property
     def log_path(self) -> Path:

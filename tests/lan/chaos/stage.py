@@ -119,7 +119,9 @@ class ChaosStage:
         mended = self._whole_by(ends_s, result)
         time.sleep(max(0.0, ends_s - time.time()))
         self._check_faults_struck(scenario, before, result)
-        result.violations += [f"{agent.name} ended by itself:\n{agent.last_lines()}" for agent in self._died()]
+        result.violations += [
+            f"{agent.name} ended by itself ({agent.exit_code}):\n{agent.last_lines()}" for agent in self._died()
+        ]
         self.mend(None if mended else result)
         observations, result.lag_s = self.load.stop()
         self._judge(observations, result)
