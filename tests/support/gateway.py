@@ -179,6 +179,10 @@ class FakeMesh:
         for listener in self.listeners:
             listener.leadership_changed(leader, Ballot(2, leader or NodeId("")))
 
+    def changed(self, node_id: NodeId) -> None:
+        for listener in self.listeners:
+            listener.member_changed(node_id)
+
     def lose(self, node_id: NodeId) -> None:
         for listener in self.listeners:
             listener.member_lost(node_id, LinkLoss.RESET)

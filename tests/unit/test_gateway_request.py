@@ -118,6 +118,44 @@ def in_phase(phase: Phase) -> Drive:
     return drive
 
 
+# --- links that come back ------------------------------------------------------------------------------------------
+
+
+def without_links() -> Drive:
+    """Every machine's link was lost under this request, which now waits."""
+    drive = opening(A)
+    drive.end(FailureCode.LINK_LOST)
+    drive.assigned(B)
+    drive.end(FailureCode.LINK_LOST)
+    drive.no_candidate(retry_after_ms=0)
+    assert drive.machine.phase is Phase.BACKING_OFF
+    return drive
+
+
+def test_a_machine_that_is_linked_again_is_asked_for_at_once() -> None:
+    drive = without_links()
+    ask = asked(drive(ev.LinkedAgain(B))).ask
+    assert set(ask.excluded) == {A}
+    assert asked([*drive.no_candidate(retry_after_ms=0), *drive(ev.LinkedAgain(A))]).ask.excluded == {}
+
+
+def test_a_link_that_flaps_is_forgiven_once_a_request() -> None:
+    drive = without_links()
+    drive(ev.LinkedAgain(B))
+    drive.assigned(B)
+    drive.end(FailureCode.LINK_LOST)
+    drive.no_candidate(retry_after_ms=0)
+    assert drive(ev.LinkedAgain(B)) == []
+    assert drive.machine.phase is Phase.BACKING_OFF
+
+
+def test_a_new_link_says_nothing_of_an_engine_that_failed() -> None:
+    drive = opening(A)
+    drive.end(FailureCode.ENGINE_FAILED)
+    drive.no_candidate(retry_after_ms=0)
+    assert drive(ev.LinkedAgain(A)) == []
+
+
 # --- the table -----------------------------------------------------------------------------------------------------
 
 EVENTS: list[Callable[[int], ev.Event]] = [
@@ -127,6 +165,7 @@ EVENTS: list[Callable[[int], ev.Event]] = [
     lambda n: ev.NoCandidate(n, KNOWN),
     lambda n: ev.LeaderChanged(OTHER_LEADER),
     lambda n: ev.LeaderUnreachable(),
+    lambda n: ev.LinkedAgain(A),
     lambda n: ev.UpstreamHead(n, 200, STREAM),
     lambda n: ev.UpstreamData(n, b"data: 2\n\n"),
     lambda n: ev.UpstreamEnd(n, None),

@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -181,6 +182,28 @@ def test_a_leader_without_a_link_is_not_waited_for() -> None:
     client, _ = pool.submit()
     mesh.attempts[-1].answer(b"{}")
     assert client.status == 200
+
+
+def test_who_lost_all_links_goes_on_with_the_first_that_is_back() -> None:
+    pool = Pool()
+    client, _ = pool.submit(stream=True)
+    for node_id in (A, B, C):
+        attempt = pool.mesh.assign(node_id)
+        pool.mesh.members[node_id] = replace(pool.mesh.members[node_id], reachable=False)
+        pool.mesh.lose(node_id)
+        attempt.sink.end(Failure(FailureCode.LINK_LOST, "the link is gone"))
+    pool.mesh.answer(Outcome.NO_CANDIDATE)
+    asks = len(pool.mesh.asks)
+    pool.mesh.changed(B)
+    assert len(pool.mesh.asks) == asks, "it is still not linked"
+    pool.mesh.members[B] = replace(pool.mesh.members[B], reachable=True)
+    pool.mesh.changed(B)
+    assert set(pool.mesh.asks[-1].excluded) == {A, C}
+    attempt = pool.mesh.assign(B)
+    attempt.stream("x")
+    attempt.sink.end(None)
+    assert client.body == b"data: x\n\n"
+    assert pool.quiet()
 
 
 def test_a_leader_lost_while_requests_are_queued_loses_none() -> None:

@@ -66,6 +66,7 @@ def _table() -> Mapping[tuple[Phase, type], Handler]:
         ev.NoCandidate: m._no_candidate,
         ev.LeaderChanged: m._leader_changed,
         ev.LeaderUnreachable: m._leader_unreachable,
+        ev.LinkedAgain: m._linked_again,
         ev.ClientGone: m._gone_waiting,
     }
     deaf: Row = {
@@ -75,6 +76,7 @@ def _table() -> Mapping[tuple[Phase, type], Handler]:
         ev.NoCandidate: m._ignore,
         ev.LeaderUnreachable: m._ignore,
         ev.LeaderChanged: m._leader_noted,
+        ev.LinkedAgain: m._linked_again,
     }
     serving: Row = {**deaf, ev.Tick: m._serving_tick, ev.ClientGone: m._gone_serving}
     over: Row = {
@@ -90,6 +92,7 @@ def _table() -> Mapping[tuple[Phase, type], Handler]:
             ev.ClientGone: m._gone_waiting,
             ev.LeaderChanged: m._leader_noted,
             ev.LeaderUnreachable: m._ignore,
+            ev.LinkedAgain: m._ignore,
         },
         Phase.ASKING: {**waiting, ev.Tick: m._asking_tick},
         Phase.QUEUED: {**waiting, ev.Tick: m._queued_tick},
@@ -97,6 +100,7 @@ def _table() -> Mapping[tuple[Phase, type], Handler]:
         Phase.BACKING_OFF: {
             **over,
             ev.LeaderChanged: m._leader_found,
+            ev.LinkedAgain: m._linked_again_while_waiting,
             ev.Tick: m._backing_off_tick,
             ev.ClientGone: m._gone_waiting,
         },

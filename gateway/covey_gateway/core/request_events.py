@@ -94,6 +94,13 @@ class LeaderUnreachable:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkedAgain:
+    """There is a new link to a machine whose link was lost."""
+
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamHead:
     attempt: int
     status: int
@@ -137,6 +144,7 @@ Event = (
     | NoCandidate
     | LeaderChanged
     | LeaderUnreachable
+    | LinkedAgain
     | UpstreamHead
     | UpstreamData
     | EngineFault

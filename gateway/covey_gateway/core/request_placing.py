@@ -105,6 +105,14 @@ class Placing(RequestState):
     def _leader_unreachable(self, now_s: float, event: ev.LeaderUnreachable) -> list[ev.Effect]:
         return self._decide_alone(now_s)
 
+    def _linked_again(self, now_s: float, event: ev.LinkedAgain) -> list[ev.Effect]:
+        self._ledger.linked_again(event.node_id)
+        return []
+
+    def _linked_again_while_waiting(self, now_s: float, event: ev.LinkedAgain) -> list[ev.Effect]:
+        """Whoever lost all links at once (a laptop that wakes) need not wait until the machines are forgiven."""
+        return self._ask(now_s) if self._ledger.linked_again(event.node_id) else []
+
     def _no_candidate(self, now_s: float, event: ev.NoCandidate) -> list[ev.Effect]:
         self.decision = event.decision or self.decision
         by_leader = self.phase is not Phase.DECIDING

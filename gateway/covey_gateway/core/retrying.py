@@ -40,6 +40,8 @@ class AttemptLedger:
     refusals: int = 0
     last_message: str = ""
     _excluded: dict[NodeId, tuple[str, float, bool]] = field(default_factory=dict)
+    _unlinked: set[NodeId] = field(default_factory=set)
+    _forgiven: set[NodeId] = field(default_factory=set)
 
     def note(self, now_s: float, node_id: NodeId, failure: Failure) -> None:
         """An attempt on `node_id` ended without an answer."""
@@ -52,8 +54,22 @@ class AttemptLedger:
             self.failures += 1
             self.engine_failures += failure.code is FailureCode.ENGINE_FAILED
             pause_s = self.settings.failed_machine_excluded_s
+        self._unlinked.discard(node_id)
+        if failure.code is FailureCode.LINK_LOST and node_id not in self._forgiven:
+            self._unlinked.add(node_id)
         self.last_message = f"{failure.code.value}: {failure.message}"
         self._excluded[node_id] = (self.last_message, now_s + pause_s, busy)
+
+    def linked_again(self, node_id: NodeId) -> bool:
+        """A new link proves alive what was left out for a lost one. True if it may be asked again.
+
+        Once for each machine: a flapping link must not use up a request's attempts in a moment.
+        """
+        if node_id not in self._unlinked:
+            return False
+        self._unlinked.discard(node_id)
+        self._forgiven.add(node_id)
+        return self._excluded.pop(node_id, None) is not None
 
     def excluded(self, now_s: float) -> dict[NodeId, str]:
         """Machines to leave out of the next ask."""

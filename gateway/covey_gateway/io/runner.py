@@ -93,6 +93,8 @@ class RequestRunner:
         self._leader = mesh.view().leader
         self._distrusted: tuple[NodeId, float] | None = None
         self._offer: tuple[float, dict[str, int]] = (float("-inf"), {})
+        # Machines of the pool whose link was lost and is not back: as many as there are members at most.
+        self._unlinked: set[NodeId] = set()
         self._draining = False
         self._empty = asyncio.Event()
         self._empty.set()
@@ -239,6 +241,7 @@ class RequestRunner:
             self._feed(flight, ev.LeaderChanged(leader))
 
     def member_lost(self, node_id: NodeId, loss: LinkLoss) -> None:
+        self._unlinked.add(node_id)
         if node_id == self._leader:
             for flight in self._all():
                 self._feed(flight, ev.LeaderUnreachable())
@@ -250,7 +253,14 @@ class RequestRunner:
         """For the scheduler."""
 
     def member_changed(self, node_id: NodeId) -> None:
-        """Read from the view when needed."""
+        """What it says is read from the view when needed; that it is linked again is told to those who wait."""
+        if node_id not in self._unlinked:
+            return
+        member = self._mesh.view().members.get(node_id)
+        if member is None or member.reachable:
+            self._unlinked.discard(node_id)
+            for flight in self._all():
+                self._feed(flight, ev.LinkedAgain(node_id))
 
     # --- Surroundings of a flight ------------------------------------------------------------------------------------
 
