@@ -183,6 +183,12 @@ class ChaosStage:
         ]
 
     def _judge(self, observations: list[Observation], result: Result) -> None:
+        self._count(observations, result)
+        moved = result.outcomes[Outcome.RETRIED] + result.outcomes[Outcome.CONTINUED]
+        if result.scenario.moves and not moved:
+            result.violations.append("the fault did not strike: no answer was retried or continued")
+
+    def _count(self, observations: list[Observation], result: Result) -> None:
         cut_off = {self._roles[role] for role in result.scenario.cut_off}
         for seen in observations:
             history = self.pool[seen.entry].history
