@@ -37,6 +37,11 @@ from covey_mesh.io.state_files import StateFileError
 
 ELSEWHERE_MAX = 4
 
+LEADER_WAIT_S = 5.0
+"""As long as an election may take after a fault has healed."""
+
+LEADER_ASK_INTERVAL_S = 0.25
+
 Tell = Callable[[str, list[Finding]], None]
 """(name of the step that is done, what it found)."""
 
@@ -51,6 +56,10 @@ class Examination:
         self._thorough = thorough
         self._interfaces = read_interfaces()
         self._usable = usable_addresses(self._interfaces)
+        host, _ = split_address(configuration.link)
+        self._interface_findings = interface.check_interface(
+            host, configuration.advertise, self._interfaces, probes.surroundings()
+        )
         self._member, self._identity_findings = read_identity(configuration)
         self._steps: dict[str, Check] = {
             "this machine": self._machine,
@@ -91,6 +100,15 @@ class Examination:
         """What the running agent knows; None without one."""
         return self._ask_agent(lambda agent: agent.get("/covey/v1/pool"))
 
+    async def _settled_state(self) -> dict[str, Any] | None:
+        """An agent that has just started has no leader for a moment: that is no finding."""
+        state = await self._state
+        until_s = time.monotonic() + LEADER_WAIT_S
+        while state is not None and not state["leader_node_id"] and time.monotonic() < until_s:
+            await asyncio.sleep(LEADER_ASK_INTERVAL_S)
+            state = await asyncio.to_thread(self._read_state) or state
+        return state
+
     async def _take_survey(self) -> Survey:
         if await self._state is None:
             return self.survey
@@ -118,7 +136,8 @@ class Examination:
         if state is None:
             return Machines(NodeId(""))
         facts = [member["facts"] for member in state["members"]]
-        return Machines(NodeId(state["node_id"]), {NodeId(one["node_id"]): one["name"] for one in facts})
+        names = {NodeId(one["node_id"]): one["name"] for one in facts}
+        return Machines(NodeId(state["node_id"]), names, excused=bool(self._interface_findings))
 
     # --- the steps ----------------------------------------------------------------------------------------------------
 
@@ -138,10 +157,9 @@ class Examination:
         configuration = self._configuration
         listens = {"http": configuration.http, "grpc": configuration.grpc, "link": configuration.link}
         ports = await asyncio.to_thread(probes.probe_ports, listens)
-        host, _ = split_address(configuration.link)
         return [
             *network.check_addresses(self._interfaces),
-            *interface.check_interface(host, configuration.advertise, self._interfaces, probes.surroundings()),
+            *self._interface_findings,
             *network.check_ports(ports, await self._state is not None),
         ]
 
@@ -150,7 +168,12 @@ class Examination:
             return []
         found = await asyncio.to_thread(probes.probe_multicast, self._usable)
         heard = (await self._surveyed).heard
-        return network.check_multicast(found, await self._neighbours(heard))
+        neighbours = await self._neighbours(heard)
+        findings = network.check_multicast(found, neighbours)
+        state = await self._state
+        if state is not None and len(state["members"]) == 1:
+            findings.append(network.check_alone(neighbours))
+        return findings
 
     async def _neighbours(self, heard: tuple[Heard, ...]) -> network.Neighbours:
         state = await self._state
@@ -164,6 +187,7 @@ class Examination:
             next((address for one in own for address in one["facts"]["link_addresses"]), self._configured_link()),
             self._elsewhere([address for one in away for address in one["facts"]["link_addresses"]]),
             tuple((one["facts"]["name"], next(iter(one["facts"]["link_addresses"]), "HOST:PORT")) for one in routed),
+            pool_known=True,
         )
 
     def _configured_link(self) -> str:
@@ -203,7 +227,7 @@ class Examination:
         return links.check_links(await self._surveyed, await self._machines())
 
     async def _pool(self) -> list[Finding]:
-        state, survey = await self._state, await self._surveyed
+        survey, state = await self._surveyed, await self._settled_state()
         if state is None:
             return []
         why = links.why_unreachable(survey, NodeId(state["node_id"]))

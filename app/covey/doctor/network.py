@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from covey.doctor.finding import Finding, fail, ok, warn
 from covey.doctor.pair import Heard
@@ -83,13 +83,14 @@ class Neighbours:
 
     `heard`: tests with machines on this network. `own_link`: HOST:PORT that others can dial, "" if unknown.
     `elsewhere`: HOST:PORT of machines met before that are not reached now. `routed`: name and HOST:PORT of machines
-    that are linked, and on other networks, where multicast does not go.
+    that are linked, and on other networks, where multicast does not go. `pool_known`: a running agent told all that.
     """
 
     heard: tuple[Heard, ...] = ()
     own_link: str = ""
     elsewhere: tuple[str, ...] = ()
     routed: tuple[tuple[str, str], ...] = ()
+    pool_known: bool = False
 
 
 NOBODY = Neighbours()
@@ -97,27 +98,31 @@ ROUTED_SHOWN_MAX = 4
 
 
 def check_multicast(probes: Sequence[MulticastProbe], neighbours: Neighbours = NOBODY) -> list[Finding]:
-    """Multicast out and in, apart, on each interface."""
+    """Multicast out and in, apart, on each interface; what holds for IPv4 and IPv6 alike is said once."""
     if not probes:
         return [warn("multicast", "no interface to try it on", "connect a cable or Wi-Fi")]
-    return [finding for probe in probes for finding in _check_one(probe, neighbours)]
+    families: dict[tuple[str, Finding], list[str]] = {}
+    for probe in probes:
+        for finding in _check_one(probe, neighbours):
+            families.setdefault((probe.interface, finding), []).append(probe.family)
+    return [
+        replace(finding, title=f"{finding.title} on {interface} ({', '.join(found)})")
+        for (interface, finding), found in families.items()
+    ]
 
 
 def _check_one(probe: MulticastProbe, neighbours: Neighbours) -> list[Finding]:
-    where = f"on {probe.interface} ({probe.family})"
     if probe.problem:
         fix = (
             "allow UDP port 5353 out in this machine's firewall, and multicast on the interface "
             f"(`ip link set {probe.interface} multicast on`); until then name a machine with --peer HOST:PORT"
         )
-        return [fail(f"multicast out {where}", f"cannot send: {probe.problem}", fix)]
-    return [
-        _check_out(f"multicast out {where}", neighbours.heard),
-        _check_in(f"multicast in {where}", probe, neighbours),
-    ]
+        return [fail("multicast out", f"cannot send: {probe.problem}", fix)]
+    return [_check_out(neighbours.heard), _check_in(probe, neighbours)]
 
 
-def _check_out(title: str, heard: Sequence[Heard]) -> Finding:
+def _check_out(heard: Sequence[Heard]) -> Finding:
+    title = "multicast out"
     there = sum(one.there for one in heard)
     if not heard:
         return ok(title, "sent")
@@ -128,7 +133,8 @@ def _check_out(title: str, heard: Sequence[Heard]) -> Finding:
     return warn(title, detail, fix)
 
 
-def _check_in(title: str, probe: MulticastProbe, neighbours: Neighbours) -> Finding:
+def _check_in(probe: MulticastProbe, neighbours: Neighbours) -> Finding:
+    title = "multicast in"
     here = sum(one.here for one in neighbours.heard)
     if probe.heard_others:
         return ok(title, f"heard {', '.join(probe.heard_others[:4])}")
@@ -143,8 +149,18 @@ def _check_in(title: str, probe: MulticastProbe, neighbours: Neighbours) -> Find
     if neighbours.routed:
         listed = ", ".join(f"{name} (`--peer {address}`)" for name, address in neighbours.routed[:ROUTED_SHOWN_MAX])
         return ok(title, f"nobody else on this network; linked on others, where multicast does not go: {listed}")
-    fix = f"fine if it is alone; else {FILTERED}, or the others are on another VLAN: {_peer_advice(neighbours)}"
-    return warn(title, "nothing but this machine itself answered", fix)
+    if neighbours.pool_known:
+        return ok(title, "heard nothing but this machine itself")
+    return warn(title, "nothing but this machine itself answered", _alone_fix(neighbours))
+
+
+def check_alone(neighbours: Neighbours) -> Finding:
+    """For a running agent that knows of no other machine: what keeps it from hearing of them, if there are any?"""
+    return warn("other machines", "none is known, of this pool", _alone_fix(neighbours))
+
+
+def _alone_fix(neighbours: Neighbours) -> str:
+    return f"fine if it is alone; else {FILTERED}, or the others are on another VLAN: {_peer_advice(neighbours)}"
 
 
 def _peer_advice(neighbours: Neighbours) -> str:
