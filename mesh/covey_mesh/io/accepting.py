@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -67,12 +68,17 @@ class Acceptor:
         self._register = register
         self._links = links
         self._log_bound = LogBound()
+        self._material_lock = threading.Lock()
+        self._material: tuple[bytes, bytes, bytes] | None = None
         self._server: grpc.aio.Server | None = None
 
     async def start(self, listen: str) -> int:
         """Open the port; returns its number. Raises ListenError."""
         server = grpc.aio.server(handlers=[_Route(self._exchange)], options=channel_options.SERVER)
-        credentials = grpc.dynamic_ssl_server_credentials(self._configuration(), self._configuration, True)
+        first = self._changed_configuration()
+        assert first is not None, "the acceptor was started twice"
+        # The stubs do not know what grpc documents: None means no change.
+        credentials = grpc.dynamic_ssl_server_credentials(first, self._changed_configuration, True)  # type: ignore[arg-type]
         try:
             port = server.add_secure_port(listen, credentials)
         except RuntimeError as error:
@@ -88,9 +94,19 @@ class Acceptor:
         if self._server is not None:
             await self._server.stop(0.1)
 
-    def _configuration(self) -> grpc.ServerCertificateConfiguration:
-        """Asked for at every handshake: a renewed certificate is used without a restart."""
+    def _changed_configuration(self) -> grpc.ServerCertificateConfiguration | None:
+        """Asked for at every handshake, on gRPC's threads: a renewed certificate is used without a restart.
+
+        None while nothing has changed. gRPC (1.85) frees its TLS state whenever it is handed a configuration, also
+        under handshakes that are just beginning on other threads: handing it one each time ended the process within
+        hundreds of simultaneous handshakes (tests/integration/test_handshakes.py).
+        """
         own = self._identity()
+        material = (own.key_pem, own.certificate_pem, own.ca_certificate_pem)
+        with self._material_lock:
+            if material == self._material:
+                return None
+            self._material = material
         return grpc.ssl_server_certificate_configuration(
             [(own.key_pem, own.certificate_pem)], root_certificates=own.ca_certificate_pem
         )
