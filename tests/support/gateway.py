@@ -172,6 +172,12 @@ class FakeMesh:
 
     def assign(self, node_id: NodeId) -> FakeAttempt:
         self.answer(Outcome.ASSIGNED, node_id)
+        return self.newest()
+
+    def newest(self) -> FakeAttempt:
+        """The attempt opened last; a question about tokens before it is answered as the simulated engine does."""
+        if self.attempts[-1].request.path == "/tokenize":
+            self.attempts[-1].answer(b"{}", 404)
         return self.attempts[-1]
 
     def lead(self, leader: NodeId | None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from tests.support.gateway import FakeAttempt
 
 from covey_mesh.core.exchange import Failure
@@ -16,11 +18,13 @@ class SimulatedAttempt:
 
     def __init__(self, attempt: FakeAttempt, seed: int = 0) -> None:
         self.attempt = attempt
-        self.call = openai.parse(attempt.request.path, attempt.request.body, "m", False, CONTEXT_TOKENS, seed)
-        self._seed = seed
+        self.over = attempt.request.path == "/tokenize"
         self._next = 0
         self.begun = False
-        self.over = False
+        if self.over:
+            return
+        self.call = openai.parse(attempt.request.path, attempt.request.body, "m", False, CONTEXT_TOKENS, seed)
+        self._seed = seed
         self._id = f"simulated-{attempt.request.attempt}"
 
     def role(self) -> None:
@@ -39,6 +43,15 @@ class SimulatedAttempt:
         if torn and self.left:
             event = self._event(self._next)
             self.attempt.sink.data(event[: len(event) // 2])
+
+    def joined(self, count: int) -> None:
+        """The head and so many tokens in one event, as an engine does whose reader lags."""
+        self.role()
+        text = openai.text(self.call, self._seed, count)
+        choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
+        event = {"id": self._id, "object": "chat.completion.chunk", "created": 0, "model": "m", "choices": [choice]}
+        self.attempt.sink.data(b"data: " + json.dumps(event).encode() + b"\n\n")
+        self._next += count
 
     def end(self) -> None:
         self.over = True

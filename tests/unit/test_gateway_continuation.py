@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from covey_gateway.core import token_count
 from covey_gateway.core.continuation import (
     RULES,
     SOUND,
@@ -68,6 +69,40 @@ def test_what_was_written_counts(name: str) -> None:
     assert isinstance(found, NothingLeft)
     assert found.finish_reason == "length"
     assert sent(min_tokens=1)["min_tokens"] == 0
+
+
+@pytest.mark.parametrize(
+    ("pieces", "counted", "kept", "in_prompt"),
+    [
+        (("One", " two"), None, 2, 2),
+        (("One two three",), 3, 3, 3),  # joined by a busy engine: the tokenizer knows
+        (("O", "n", "e"), 1, 3, 1),  # the model wrote more tokens than the tokenizer would: the events know
+        (("One", " two", "\n"), 2, 2, 2),
+    ],
+)
+def test_tokens_written_are_the_larger_of_events_and_count(
+    pieces: tuple[str, ...], counted: int | None, kept: int, in_prompt: int
+) -> None:
+    body = json.dumps({"model": "m", "messages": HELLO, "max_tokens": 10}).encode()
+    found = continuation_of(CHAT, body, Emitted(pieces=pieces), counted)
+    assert isinstance(found, ContinuedRequest)
+    assert (found.kept_tokens, found.prompt_tokens) == (kept, in_prompt)
+    assert json.loads(found.body)["max_tokens"] == 10 - kept
+    assert found.to_count == ("" if counted else "".join(pieces).rstrip())
+
+
+def test_nothing_is_counted_where_nothing_depends_on_it() -> None:
+    assert plan().to_count == ""
+    assert plan(stream_options={"include_usage": True}).to_count == "One two"
+    assert plan(path=TEXT).to_count == "One two", "text completions are bounded by default"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "tokens"),
+    [(200, b'{"count": 7, "tokens": [1]}', 7), (404, b"{}", None), (200, b"{}", None), (200, b"x", None)],
+)
+def test_reading_a_count(status: int, body: bytes, tokens: int | None) -> None:
+    assert token_count.answer(status, body) == tokens
 
 
 @pytest.mark.parametrize(

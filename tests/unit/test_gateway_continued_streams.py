@@ -14,6 +14,7 @@ from tests.support.gateway_pool import Pool
 from tests.support.simulated_attempt import SimulatedAttempt
 from tests.support.streams import CHAT, TEXT, TOKENS, fields, read, undisturbed
 
+from covey_gateway.core import token_count
 from covey_gateway.core.front import IncomingRequest
 from covey_gateway.core.settings import RequestSettings
 from covey_gateway.io.grpc_call import Call
@@ -105,7 +106,7 @@ def test_the_leader_dies_at_the_same_moment() -> None:
     first.die(LOST)
     pool.mesh.lead(None)
     assert pool.mesh.attempts[-1].node_id != A
-    SimulatedAttempt(pool.mesh.attempts[-1]).finish()
+    SimulatedAttempt(pool.mesh.newest()).finish()
     assert read(client).text == undisturbed(CHAT).text
     assert "decided_alone" in pool.observer.events
 
@@ -118,7 +119,7 @@ def test_a_silent_leader_costs_a_stream_its_acknowledgement_time_and_no_more() -
     first.tokens(4)
     first.die(LOST)
     pool.timers.advance(RequestSettings().ask_acknowledged_within_s)
-    SimulatedAttempt(pool.mesh.attempts[-1]).finish()
+    SimulatedAttempt(pool.mesh.newest()).finish()
     assert read(client).text == undisturbed(CHAT).text
     assert pool.observer.events[-1] == "stream_broke resumed 0.400"
 
@@ -301,6 +302,53 @@ async def _chunks(call: Call, typed: Any) -> list[Any]:
     return [chunk async for event in call.events() for chunk in typed(event)]
 
 
+def test_tokens_that_the_engine_joined_are_counted_by_the_one_that_goes_on() -> None:
+    pool = Pool()
+    client, _ = pool.submit(**fields(CHAT))
+    first = SimulatedAttempt(pool.mesh.assign(B))
+    first.joined(4)
+    first.die(LOST)
+    pool.mesh.answer(Outcome.ASSIGNED, C)
+    question = pool.mesh.attempts[-1]
+    assert (question.node_id, question.request.path) == (C, "/tokenize")
+    assert pool.runner.in_flight() == {C: 1}
+    question.answer(b'{"count": 4, "tokens": []}')
+    assert pool.runner.in_flight() == {C: 1}
+    SimulatedAttempt(pool.mesh.attempts[-1]).finish()
+    told, whole = read(client), undisturbed(CHAT)
+    assert (told.text, told.usage) == (whole.text, whole.usage)
+    assert pool.quiet()
+
+
+@pytest.mark.parametrize("event", ["lost", "silent", "gone", "huge"])
+def test_a_question_that_is_not_answered_does_no_harm(event: str) -> None:
+    pool = Pool()
+    client, active = pool.submit(**fields(CHAT))
+    first = SimulatedAttempt(pool.mesh.assign(B))
+    first.role()
+    first.tokens(4)
+    first.die(LOST)
+    pool.mesh.answer(Outcome.ASSIGNED, C)
+    question = pool.mesh.attempts[-1]
+    if event == "gone":
+        active.cancel()
+        assert question.cancelled
+    elif event == "silent":
+        for _ in range(1000):
+            pool.timers.advance(0.1)
+            if question.cancelled:
+                break
+        assert "stalled" in pool.mesh.asks[-1].excluded[C]
+        SimulatedAttempt(pool.mesh.assign(A)).finish()
+    else:
+        question.sink.head(200, "application/json")
+        question.sink.data(b"x" * (token_count.ANSWER_BYTES_MAX + 1) if event == "huge" else b"x")
+        question.sink.end(LOST if event == "lost" else None)
+        SimulatedAttempt(pool.mesh.attempts[-1]).finish()
+    assert event == "gone" or read(client).text == undisturbed(CHAT).text
+    assert pool.quiet()
+
+
 def test_the_entry_machine_itself_may_go_on() -> None:
     pool = Pool(FakeMesh(leader=SELF))
     client, _ = pool.submit(**fields(CHAT))
@@ -353,6 +401,8 @@ def _play(pool: Pool, playing: dict[int, SimulatedAttempt], dice: random.Random,
     for index, attempt in enumerate(pool.mesh.attempts):
         if index not in playing:
             playing[index] = SimulatedAttempt(attempt)
+            if attempt.request.path == "/tokenize" and not attempt.cancelled:
+                attempt.answer(b"{}", 404)
     alive = [played for played in playing.values() if not played.over and not played.attempt.cancelled]
     if not alive:
         return

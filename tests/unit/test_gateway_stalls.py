@@ -112,7 +112,7 @@ def test_who_stalls_twice_gets_nothing_but_a_probe_until_it_answers(caplog: pyte
     assert len([r for r in caplog.records if "does not answer" in r.message]) == 1
     for ask in pool.mesh.asks[-2:]:
         pool.mesh.answer(Outcome.ASSIGNED, C, ask=ask)
-        SimulatedAttempt(pool.mesh.attempts[-1]).finish()
+        SimulatedAttempt(pool.mesh.newest()).finish()
     fresh, _ = pool.submit(**fields(CHAT))
     assert pool.mesh.asks[-1].excluded == {B: "its answers stalled; tried again in 5 s"}
     SimulatedAttempt(pool.mesh.assign(C)).finish()

@@ -41,13 +41,19 @@ COMPLETION_MAX_TOKENS_DEFAULT = 16
 
 @dataclass(frozen=True, slots=True)
 class ContinuedRequest:
-    """`body` is what to send. `kept_tokens`: tokens of the answer that its prompt holds. `overlap`: white space that
-    was sent but left out of the prompt, since chat templates strip it: the machine will write it again."""
+    """`body` is what to send. `kept_tokens`: tokens of the answer that its prompt holds, as the first machine wrote
+    them; `prompt_tokens`: the same text as the tokenizer cuts it. `overlap`: white space that was sent but left out of
+    the prompt, since chat templates strip it: the machine will write it again.
+
+    `to_count`: the text whose tokens should be counted first (see continuation_of), "" if nothing depends on it.
+    """
 
     body: bytes
     emitted: Emitted
     kept_tokens: int = 0
     overlap: str = ""
+    prompt_tokens: int = 0
+    to_count: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +115,14 @@ UNSOUND = {
 }
 
 
-def continuation_of(path: str, body: bytes, emitted: Emitted) -> Plan:
-    """What follows after `emitted` of the answer to `body`. Pure; never raises for what clients or machines sent."""
+def continuation_of(path: str, body: bytes, emitted: Emitted, counted_tokens: int | None = None) -> Plan:
+    """What follows after `emitted` of the answer to `body`. Pure; never raises for what clients or machines sent.
+
+    Events tell how many tokens were written only where each held one; an engine whose reader lags joins several. With
+    a token bound (or usage asked for) that matters, so the plan first made names the text `to_count`; made again with
+    the tokenizer's count, the larger of the two holds: each event held at least one token, and a model rarely writes
+    fewer tokens than its tokenizer would.
+    """
     if path not in CONTINUED_PATHS:
         return WhyNot(f"streams of {path} never are")
     if emitted.unfit:
@@ -129,31 +141,37 @@ def continuation_of(path: str, body: bytes, emitted: Emitted) -> Plan:
         reason = rule(request, emitted)
         if reason:
             return WhyNot(reason)
-    return _continued(path, body, request, emitted)
+    return _continued(path, body, request, emitted, counted_tokens)
 
 
-def _continued(path: str, body: bytes, request: Json, emitted: Emitted) -> Plan:
-    text, kept_tokens = emitted.text, len(emitted.pieces)
-    overlap = ""
-    if path == TEXT:
-        changed = _text_request(request, text)
-    else:
-        stripped = text.rstrip()
-        overlap = text[len(stripped) :]
-        kept_tokens = _tokens_within(emitted.pieces, len(stripped))
-        if not stripped:
-            return ContinuedRequest(body, emitted, 0, overlap)
-        changed = _chat_request(request, stripped)
+def _continued(path: str, body: bytes, request: Json, emitted: Emitted, counted_tokens: int | None) -> Plan:
+    text = emitted.text if path == TEXT else emitted.text.rstrip()
+    overlap = emitted.text[len(text) :]
+    if not text:
+        return ContinuedRequest(body, emitted, 0, overlap)
+    changed = _text_request(request, text) if path == TEXT else _chat_request(request, text)
     if isinstance(changed, WhyNot):
         return changed
+    events = _tokens_within(emitted.pieces, len(text))
+    kept_tokens = max(events, counted_tokens or 0)
+    to_count = text if counted_tokens is None and (_include_usage(request) or _bounded(changed)) else ""
     for name in ("max_tokens", "max_completion_tokens"):
-        if isinstance(changed.get(name), int | float):
+        if _is_number(changed.get(name)):
             changed[name] = int(changed[name]) - kept_tokens
             if changed[name] < 1:
                 return NothingLeft(emitted, "length", _include_usage(request))
-    if changed.get("min_tokens"):
+    if _is_number(changed.get("min_tokens")):
         changed["min_tokens"] = max(0, int(changed["min_tokens"]) - kept_tokens)
-    return ContinuedRequest(msgspec.json.encode(changed), emitted, kept_tokens, overlap)
+    prompt_tokens = counted_tokens or events
+    return ContinuedRequest(msgspec.json.encode(changed), emitted, kept_tokens, overlap, prompt_tokens, to_count)
+
+
+def _bounded(request: Json) -> bool:
+    return any(_is_number(request.get(name)) for name in ("max_tokens", "max_completion_tokens", "min_tokens"))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _tokens_within(pieces: tuple[str, ...], length: int) -> int:

@@ -85,6 +85,7 @@ def _table() -> Mapping[tuple[Phase, type], Handler]:
         ev.UpstreamData: m._ignore,
         ev.EngineFault: m._ignore,
         ev.UpstreamEnd: m._ignore,
+        ev.Counted: m._ignore,
     }
     rows: dict[Phase, Row] = {
         Phase.NEW: {
@@ -106,6 +107,7 @@ def _table() -> Mapping[tuple[Phase, type], Handler]:
         },
         Phase.OPENING: {
             **serving,
+            ev.Counted: m._counted,
             ev.UpstreamHead: m._head,
             ev.UpstreamData: m._first_data,
             ev.UpstreamEnd: m._ended_before_first,

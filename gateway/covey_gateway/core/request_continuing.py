@@ -60,6 +60,19 @@ class Continuing(Placing):
             return WhyNot("it is longer than what is kept of an answer")
         return continuation_of(self.facts.path, self._body, read_emitted(self._kept.all()))
 
+    def _counted(self, now_s: float, event: ev.Counted) -> list[ev.Effect]:
+        """The tokens already written are known: the bounds for the rest can be set."""
+        before = self._continuing
+        assert before is not None
+        assert self.node_id is not None
+        plan = continuation_of(self.facts.path, self._body, before.emitted, event.tokens or before.kept_tokens)
+        if isinstance(plan, NothingLeft):
+            assert self._broken_by is not None
+            return self._end_here(plan, self._broken_by)
+        assert isinstance(plan, ContinuedRequest), "what was sound before it was counted"
+        self._continuing = plan
+        return self._open(self.node_id)
+
     def _break_with(self, failure: Failure, reason: str) -> list[ev.Effect]:
         detail = f"{failure.message or failure.code.value}; it was not continued elsewhere: {reason}"
         return self._break(Failure(failure.code, detail), errors.stream_broken(detail))

@@ -128,6 +128,14 @@ class UpstreamEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """What CountOn asked for; None where the engine cannot say."""
+
+    attempt: int
+    tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class ClientGone:
     pass
 
@@ -149,6 +157,7 @@ Event = (
     | UpstreamData
     | EngineFault
     | UpstreamEnd
+    | Counted
     | ClientGone
     | Tick
 )
@@ -178,6 +187,15 @@ class OpenOn:
     node_id: NodeId
     attempt: int
     body: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CountOn:
+    """Ask this machine's engine how many tokens `text` is; feed Counted. Another OpenOn follows."""
+
+    node_id: NodeId
+    attempt: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +294,7 @@ Effect = (
     SendAsk
     | DecideAlone
     | OpenOn
+    | CountOn
     | CancelUpstream
     | DeliverHead
     | DeliverData

@@ -157,12 +157,16 @@ class Placing(RequestState):
         self.opened += 1
         self._waiting_since_s = None
         self._last_error = None
-        self._held = HeldAnswer(self._budget, self._settings.buffered_answer_bytes_max, self._splicer(event.node_id))
         self._pace = self._around.pace(event.node_id, self.facts.model, self._work())
-        self._moved = False
         self._enter(Phase.OPENING, now_s + self._pace.first_s)
+        if self._continuing is not None and self._continuing.to_count:
+            return [ev.CountOn(event.node_id, self.attempt, self._continuing.to_count)]
+        return self._open(event.node_id)
+
+    def _open(self, node_id: NodeId) -> list[ev.Effect]:
+        self._held = HeldAnswer(self._budget, self._settings.buffered_answer_bytes_max, self._splicer(node_id))
         body = None if self._continuing is None else self._continuing.body
-        return [ev.OpenOn(event.node_id, self.attempt, body)]
+        return [ev.OpenOn(node_id, self.attempt, body)]
 
     def _splicer(self, node_id: NodeId) -> Splicer | None:
         if self._continuing is None:

@@ -96,14 +96,15 @@ class Splicer:
         return text[same:]
 
     def _correct_usage(self, event: Json) -> None:
-        """The engine took the first part for prompt; its own count of that prompt is right, so the total is."""
+        """The engine took the first part for prompt."""
         usage = event.get("usage")
         if not isinstance(usage, dict):
             return
-        kept = self._continued.kept_tokens
+        added, kept = self._continued.prompt_tokens, self._continued.kept_tokens
         prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
         if isinstance(prompt, int) and isinstance(output, int):
-            usage["prompt_tokens"], usage["completion_tokens"] = max(0, prompt - kept), output + kept
+            usage["prompt_tokens"], usage["completion_tokens"] = max(0, prompt - added), output + kept
+            usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
 
 
 def ending(left: NothingLeft, prompt_tokens: int, flag: Json) -> bytes:

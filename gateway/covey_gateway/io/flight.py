@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from covey_gateway.core import errors
+from covey_gateway.core import errors, token_count
 from covey_gateway.core import request_events as ev
 from covey_gateway.core.errors import JSON, GatewayError
 from covey_gateway.core.front import AnswerHead, ClientSink
@@ -96,6 +96,31 @@ class _AttemptSink:
     def end(self, failure: Failure | None) -> None:
         self._flight.upstream_ended(self._attempt)
         self._flight.feed(ev.UpstreamEnd(self._attempt, failure))
+
+
+class _CountSink:
+    """Collects the answer to a question about tokens."""
+
+    __slots__ = ("_attempt", "_body", "_flight", "_status")
+
+    def __init__(self, flight: Flight, attempt: int) -> None:
+        self._flight = flight
+        self._attempt = attempt
+        self._status = 0
+        self._body = b""
+
+    def head(self, status: int, content_type: str, retry_after_s: int = 0) -> None:
+        self._status = status
+
+    def data(self, chunk: bytes) -> None:
+        if len(self._body) + len(chunk) > token_count.ANSWER_BYTES_MAX:
+            self._status = 0
+        else:
+            self._body += chunk
+
+    def end(self, failure: Failure | None) -> None:
+        tokens = None if failure is not None else token_count.answer(self._status, self._body)
+        self._flight.counted(self._attempt, tokens)
 
 
 class Flight:
@@ -266,6 +291,22 @@ class Flight:
             self.record.decided(answer.decision)
         self.feed(answer)
 
+    def counted(self, attempt: int, tokens: int | None) -> None:
+        """The engine said how many tokens were written, or that it cannot."""
+        self.upstream_ended(attempt)
+        if self._open_node is not None and attempt == self.machine.attempt:
+            node_id, self._open_node = self._open_node, None
+            self._around.attempt_ended(node_id, self.machine.facts.model)
+        self.feed(ev.Counted(attempt, tokens))
+
+    def _count_on(self, effect: ev.CountOn) -> None:
+        facts = self.machine.facts
+        question = token_count.question(facts.model, effect.text)
+        request_id = f"{facts.request_id}-count"
+        request = ForwardedRequest(request_id, effect.attempt, facts.model, token_count.PATH, question, False, 1, 1)
+        self._open_node = effect.node_id
+        self._upstream = self._around.open_on(effect.node_id, request, _CountSink(self, effect.attempt))
+
     def _open_on(self, effect: ev.OpenOn) -> None:
         facts, now_s = self.machine.facts, self._around.now_s()
         deadline_at_s = facts.deadline_at_s
@@ -379,6 +420,7 @@ EFFECTS: dict[type, Callable[..., None]] = {
     ev.SendAsk: Flight._send_ask,
     ev.DecideAlone: Flight._decide_alone,
     ev.OpenOn: Flight._open_on,
+    ev.CountOn: Flight._count_on,
     ev.CancelUpstream: Flight._cancel_upstream,
     ev.DeliverHead: Flight._deliver_head,
     ev.DeliverData: Flight._deliver_data,
