@@ -23,6 +23,7 @@ from tests.lan.chaos.load_process import LoadProcess
 from tests.lan.chaos.observation import Ended, Observation
 from tests.lan.chaos.pool import ChaosAgent
 from tests.lan.chaos.scenarios import Scenario
+from tests.lan.chaos.signals import interrupt_on_signals
 from tests.lan.chaos.stage import ChaosStage, Result
 from tests.support.real_agents import whole
 
@@ -218,6 +219,7 @@ def main() -> int:
     if missing:
         print(f"bench.failover {missing}", file=sys.stderr)
         return 2
+    interrupt_on_signals()
     measured = Measurements()
     blackholes = arguments.runs // 2 if arguments.blackholes is None else arguments.blackholes
     with ChaosStage(arguments.seed) as stage:

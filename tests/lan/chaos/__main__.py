@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import random
-import signal
 import sys
 from pathlib import Path
 
 from tests.lan import lab
 from tests.lan.chaos import document, report
 from tests.lan.chaos.scenarios import SCENARIOS
+from tests.lan.chaos.signals import interrupt_on_signals
 from tests.lan.chaos.stage import ChaosStage, Result
 
 REPORT = Path(__file__).resolve().parents[3] / "docs" / "benchmarks" / "failover.md"
@@ -29,9 +29,7 @@ def main() -> int:
     if missing:
         print(f"chaos {missing}", file=sys.stderr)
         return 2
-    # A terminal's hang-up and a supervisor's SIGTERM clean up as Ctrl-C does.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    interrupt_on_signals()
     try:
         results = _play(arguments)
     except KeyboardInterrupt:
@@ -54,10 +52,6 @@ def main() -> int:
         document.write_chaos(arguments.report, results, sys.argv[1:])
         print(f"written: {arguments.report}")
     return 1 if total else 0
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _play(arguments: argparse.Namespace) -> list[Result]:
