@@ -91,8 +91,7 @@ class Load:
             pause_s = self._random.random() * PAUSE_S_MAX
             if observation.ended is Ended.UNREACHABLE:
                 pause_s = UNREACHABLE_PAUSE_S
-            else:
-                say(event="ended", line=observation.as_line())
+            say(event="ended", line=observation.as_line())
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
 

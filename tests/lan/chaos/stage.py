@@ -14,7 +14,7 @@ from tests.lan.chaos.faults import EVERYBODY, F1, LEADER, Lines
 from tests.lan.chaos.judging import Outcome, judge
 from tests.lan.chaos.kinds import FAR_KINDS, far_model
 from tests.lan.chaos.load_process import LoadProcess
-from tests.lan.chaos.observation import Observation
+from tests.lan.chaos.observation import Ended, Observation
 from tests.lan.chaos.pool import ChaosAgent, ChaosPool
 from tests.lan.chaos.scenarios import Scenario
 from tests.lan.lab import Lab
@@ -192,6 +192,9 @@ class ChaosStage:
         cut_off = {self._roles[role] for role in result.scenario.cut_off}
         for seen in observations:
             history = self.pool[seen.entry].history
+            if seen.ended is Ended.UNREACHABLE and history.was_ended(seen.started_s, seen.ended_s):
+                # Nobody there, as expected; nothing was asked.
+                continue
             may_refuse = seen.kind in FAR_KINDS and seen.entry in cut_off
             verdict = judge(seen, self.undisturbed, history, may_refuse)
             result.outcomes[verdict.outcome] += 1
