@@ -114,6 +114,8 @@ class Bench:
         self._note("timer_lag_s", lag_s)
         pauses = []
         for seen in [*observations, *probes]:
+            if seen.ended is Ended.UNREACHABLE and seen.entry == victim.name:
+                continue
             may_refuse = what == "unplugged" and seen.entry == victim.name and seen.kind in FAR_KINDS
             verdict = judge(seen, self._stage.undisturbed, self._stage.pool[seen.entry].history, may_refuse)
             self._measured.requests += 1

@@ -49,6 +49,7 @@ KILLED = GatewayHistory(ended=[(100.5, float("inf"))])
         (BROKEN, Outcome.CLEAN_ERROR),
         (replace(BROKEN, ended=Ended.CUT), Outcome.VIOLATION),
         (replace(BROKEN, ended=Ended.SILENT), Outcome.VIOLATION),
+        (replace(WELL, ended=Ended.UNREACHABLE, text="", finishes=0), Outcome.VIOLATION),
         (replace(BROKEN, detail=""), Outcome.VIOLATION),
         (replace(BROKEN, finishes=1), Outcome.VIOLATION),
         (replace(WELL, text="one two three"), Outcome.VIOLATION),
