@@ -177,6 +177,20 @@ async def test_a_streams_first_chunk_does_not_wait_for_the_second(client: Client
 
 
 @pytest.mark.asyncio
+async def test_a_continued_stream_says_so_in_its_last_chunk(client: Client) -> None:
+    client.door.script = lambda active: active.answer(200, _event("one"), "text/event-stream")
+    call = client.inference.StreamChat(CHAT)
+    await call.read()
+    active = client.door.requests[0]
+    flag = b'"covey":{"continued":1,"machines":["desk","lab"]}'
+    active.sink.data(b'data: {"choices":[],"usage":{"completion_tokens":2},' + flag + b"}\n\n")
+    active.sink.end(None)
+    last = await call.read()
+    assert (last.served.continued, list(last.served.machines)) == (1, ["desk", "lab"])
+    assert last.served.request_id == active.request_id
+
+
+@pytest.mark.asyncio
 async def test_a_client_that_leaves_aborts_the_engine(client: Client) -> None:
     client.door.script = lambda active: active.answer(200, _event("one"), "text/event-stream")
     call = client.inference.StreamChat(CHAT)

@@ -175,9 +175,11 @@ def usage(body: Mapping[str, Any]) -> wire.Usage | None:
 def continued(event: Mapping[str, Any]) -> wire.Served | None:
     """The flag of a stream that another machine went on with (covey_gateway.core.splicing)."""
     flag = event.get("covey")
-    if not isinstance(flag, dict):
+    if not isinstance(flag, dict) or not isinstance(flag.get("continued"), int):
         return None
-    return wire.Served(continued=int(flag.get("continued") or 0), machines=list(flag.get("machines") or []))
+    machines = flag.get("machines")
+    names = [str(name) for name in machines] if isinstance(machines, list) else []
+    return wire.Served(continued=max(0, flag["continued"]), machines=names)
 
 
 def chat_response(body: Mapping[str, Any], head: AnswerHead) -> wire.ChatResponse:
