@@ -340,6 +340,24 @@ def test_own_changes_go_to_those_who_need_them() -> None:
     assert machine.membership.view(machine.now_s).members[B].facts == changed
 
 
+def test_a_load_without_news_is_told_to_nobody() -> None:
+    machine = Machine()
+    machine.link(A)
+    machine.follow(A)
+    machine.does(Published(NodeLoad(B, 1, 1, memory_free_bytes=100)))
+    machine.later(1.0)
+    effects = machine.does(Published(NodeLoad(B, 1, 2, memory_free_bytes=100))) + machine.later(LAN.report_s)
+    effects += machine.does(Published(NodeLoad(B, 1, 3, memory_free_bytes=101))) + machine.later(LAN.report_s)
+    assert sent(effects, LoadReport) == [], "nothing new, and a reading soon after the last"
+    assert machine.membership.view(machine.now_s).members[B].load.memory_free_bytes == 101
+    machine.later(LAN.report_readings_s)
+    machine.link(A)
+    effects = machine.does(Published(NodeLoad(B, 1, 4, memory_free_bytes=101))) + machine.later(LAN.report_s)
+    assert [report.load.sequence for report in sent(effects, LoadReport)] == [4]
+    effects = machine.does(Published(NodeLoad(B, 1, 5, draining=True))) + machine.later(LAN.report_s)
+    assert [report.load.draining for report in sent(effects, LoadReport)] == [True]
+
+
 def test_facts_change_only_forwards_and_only_ones_own() -> None:
     machine = Machine()
     machine.link(C)

@@ -66,6 +66,7 @@ class ModelLoad:
     decode_tokens_per_s: float = 0.0
     detail: str = ""
     restarts: int = 0
+    queued_prompt_tokens: int = 0
 
     @property
     def ready(self) -> bool:
@@ -107,6 +108,12 @@ class NodeLoad:
     def newer_than(self, other: NodeLoad) -> bool:
         """True if this report replaces `other`: another incarnation, or a later report of the same one."""
         return self.incarnation != other.incarnation or self.sequence > other.sequence
+
+    def same_work_as(self, other: NodeLoad) -> bool:
+        """True if the two differ at most in what only people read: temperatures, power, bytes of memory."""
+        return (self.incarnation, self.draining, self.models) == (other.incarnation, other.draining, other.models) and [
+            gpu.foreign_processes for gpu in self.gpus
+        ] == [gpu.foreign_processes for gpu in other.gpus]
 
 
 @dataclass(frozen=True, slots=True)

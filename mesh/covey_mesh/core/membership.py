@@ -574,9 +574,11 @@ class Membership:
 
     def _on_published(self, now_s: float, event: Published) -> None:
         assert event.load.node_id == self.self_id, "a machine publishes its own load"
-        self._reports.load = event.load
-        self._own_entry_changed(now_s, urgent=False)
-        self._timers.at("load", self._reports.load_due_s(now_s, self._census.size))
+        if self._reports.take_load(now_s, event.load):
+            self._own_entry_changed(now_s, urgent=False)
+            self._timers.at("load", self._reports.load_due_s(now_s, self._census.size))
+        else:
+            self._view.changed()
 
     def _on_own_facts(self, now_s: float, event: OwnFactsChanged) -> None:
         assert event.facts.node_id == self.self_id, "a machine tells its own facts"

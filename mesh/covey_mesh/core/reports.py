@@ -7,6 +7,7 @@ per report interval. Not here: believing what others tell (membership.py).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import islice
 
 from covey_mesh.core.ballot import Ballot
@@ -35,7 +36,20 @@ class Reports:
         self._timing = timing
         self._untold: dict[NodeId, None] = {}
         self._version = 0
-        self._load_sent_at_s = self._view_sent_at_s = float("-inf")
+        self._load_sent_at_s = self._view_sent_at_s = self._readings_at_s = float("-inf")
+        self._told: NodeLoad | None = None
+
+    def take_load(self, now_s: float, load: NodeLoad) -> bool:
+        """This machine's load is now this. True if others should hear of it: an idle pool has nothing to say."""
+        told = self._told
+        if told is not None and load.same_work_as(told):
+            unnumbered = replace(load, sequence=told.sequence)
+            if unnumbered == told or now_s - self._readings_at_s < self._timing.report_readings_s:
+                self.load = unnumbered
+                return False
+        self.load = self._told = load
+        self._readings_at_s = now_s
+        return True
 
     def load_due_s(self, now_s: float, pool_size: int) -> float:
         """When the next round of load reports may go out."""

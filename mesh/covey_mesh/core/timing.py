@@ -101,6 +101,8 @@ class Timing:
     """Loads and views are sent at most this often in a small pool; grows with it."""
     report_machines_per_s: float = 200.0
     """Reports that a leader sends a second, at most."""
+    report_readings_s: float = 5.0
+    """A load that differs only in readings for people (power, temperature, free memory) is told this often at most."""
 
     # --- forgetting -------------------------------------------------------------------------------------------------
     listed_unreachable_s: float = 900.0
