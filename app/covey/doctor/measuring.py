@@ -33,10 +33,12 @@ CLOCK_TIMEOUT_S = 1.5
 DIAL_TIMEOUT_S = 6.0
 """Every wait of a path probe after the other, and its answer's way back."""
 
-BULK_SIZES_BYTES = (16 * 1024, 64 * 1024, 256 * 1024)
-"""One after the other each way, as long as they are quick; together below PAIR_BYTES_MAX."""
+BULK_SIZES_BYTES = (16 * 1024, 64 * 1024, 192 * 1024)
+"""One after the other each way, as long as they are quick."""
 
 PAIR_BYTES_MAX = 1024 * 1024
+"""All of them both ways, the last one twice, stay below."""
+
 BULK_QUICK_S = 0.1
 """A slower one tells enough already, and a link must not be blocked for long: tokens wait behind it."""
 
@@ -123,14 +125,20 @@ class Measurer:
         """Bytes a second of the largest transfer that was tried."""
         rate = None
         for size_bytes in BULK_SIZES_BYTES:
-            started_s = self._clock()
-            if not await transfer(size_bytes):
+            took_s = await self._time(size_bytes, transfer)
+            if took_s is not None and took_s > BULK_QUICK_S:
+                # Once more: a busy processor looks like a slow link, but seldom twice.
+                took_s = min(took_s, await self._time(size_bytes, transfer) or took_s)
+            if took_s is None:
                 break
-            took_s = self._clock() - started_s
             rate = rate_of(size_bytes, took_s, round_trip_s)
             if took_s > BULK_QUICK_S:
                 break
         return rate
+
+    async def _time(self, size_bytes: int, transfer: Callable[[int], Coroutine[Any, Any, bool]]) -> float | None:
+        started_s = self._clock()
+        return self._clock() - started_s if await transfer(size_bytes) else None
 
     async def _bulk(self, target: NodeId, out_bytes: int, in_bytes: int) -> bool:
         payload = in_bytes.to_bytes(SIZE_BYTES, "big") + bytes(out_bytes)
