@@ -84,5 +84,6 @@ has the model could be reached); clean error (one error event ended the stream);
 was killed: nobody is left to answer). Texts are compared with those of the undisturbed pool. A violation is anything
 else: text torn, duplicated or lost, a request that hangs, a refusal although a machine could have served, a pool that
 does not become whole again, a ballot that fell, an internal error in a log. Pauses are between two tokens of a stream;
+a gateway that is cut off from every machine that has the model waits until it is back, and that wait is among them;
 leaderless times are of machines that ran all the while; timer lag is how late the loaded machine woke the observer.
 """
