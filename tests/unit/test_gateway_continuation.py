@@ -18,7 +18,7 @@ from covey_gateway.core.continuation import (
     continuation_of,
 )
 from covey_gateway.core.emitted import Emitted, read_emitted
-from covey_gateway.core.kept_answer import KeptAnswer
+from covey_gateway.core.kept_answer import GRANT_BYTES, KeptAnswer
 from covey_gateway.core.retrying import BufferBudget
 from covey_gateway.core.splicing import Splicer, ending
 
@@ -362,7 +362,8 @@ def test_an_end_that_was_lost_is_written_here(first: bytes, fields: dict[str, An
     assert found == expected
 
 
-def test_what_is_kept_is_bounded_each_and_together() -> None:
+def test_what_is_kept_is_bounded_each_and_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("covey_gateway.core.kept_answer.GRANT_BYTES", 1)
     budget = BufferBudget(10)
     one, two = KeptAnswer(budget, 6), KeptAnswer(budget, 100)
     one.add(b"12345")
@@ -373,3 +374,18 @@ def test_what_is_kept_is_bounded_each_and_together() -> None:
     two.add(b"6")
     one.add(b"67")
     assert (one.overflowed, budget.used) == (True, 0)
+    one.add(b"8")
+    one.drop()
+    assert budget.used == 0
+
+
+def test_what_is_kept_is_granted_in_blocks() -> None:
+    budget = BufferBudget(2 * GRANT_BYTES)
+    kept = KeptAnswer(budget, 10 * GRANT_BYTES)
+    for _ in range(GRANT_BYTES // 8):
+        kept.add(b"12345678")
+    assert budget.used == GRANT_BYTES
+    kept.add(b"9")
+    assert (budget.used, len(kept.all())) == (2 * GRANT_BYTES, GRANT_BYTES + 1)
+    kept.add(b"x" * GRANT_BYTES)
+    assert (kept.overflowed, budget.used) == (True, 0)

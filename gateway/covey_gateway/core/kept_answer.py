@@ -8,30 +8,38 @@ from __future__ import annotations
 
 from covey_gateway.core.retrying import BufferBudget
 
+GRANT_BYTES = 32 * 1024
+"""Taken from the common budget at a time, so that most chunks cost an append and an addition."""
+
 
 class KeptAnswer:
     """The whole events of one stream, in order."""
 
-    __slots__ = ("_budget", "_chunks", "_limit", "_size", "overflowed")
+    __slots__ = ("_budget", "_chunks", "_granted", "_limit", "_size", "overflowed")
 
     def __init__(self, budget: BufferBudget, limit_bytes: int) -> None:
         self._budget = budget
         self._limit = limit_bytes
         self._chunks: list[bytes] = []
-        self._size = 0
+        self._size = self._granted = 0
         self.overflowed = False
 
     def add(self, chunk: bytes) -> None:
         """Whole events only."""
-        if self.overflowed:
-            return
-        size = len(chunk)
-        if self._size + size > self._limit or not self._budget.take(size):
+        self._size += len(chunk)
+        if self._size <= self._granted:
+            self._chunks.append(chunk)
+        elif not self.overflowed:
+            self._add_beyond_grant(chunk)
+
+    def _add_beyond_grant(self, chunk: bytes) -> None:
+        grant = max(self._size - self._granted, min(GRANT_BYTES, self._limit - self._granted))
+        if self._size > self._limit or not self._budget.take(grant):
             self.drop()
             self.overflowed = True
             return
+        self._granted += grant
         self._chunks.append(chunk)
-        self._size += size
 
     def all(self) -> bytes:
         """Everything kept; not to be called once it overflowed."""
@@ -40,5 +48,5 @@ class KeptAnswer:
 
     def drop(self) -> None:
         """Gives the budget back."""
-        self._budget.give_back(self._size)
-        self._chunks, self._size = [], 0
+        self._budget.give_back(self._granted)
+        self._chunks, self._size, self._granted = [], 0, 0

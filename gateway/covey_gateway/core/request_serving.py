@@ -117,8 +117,8 @@ class Serving(Continuing):
         if ERROR_EVENT in out:
             self._faulty = out
             return b""
-        if out:
-            self._keep(out)
+        if out and self._kept is not None:
+            self._kept.add(out)
         return out
 
     @property
