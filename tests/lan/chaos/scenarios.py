@@ -259,9 +259,9 @@ _ALL: tuple[Scenario, ...] = (
     Scenario("engine-dies", "a follower's engines die", 10, ((2, Inner((F1,), "engine die")),)),
     Scenario(
         "engine-hangs",
-        "a follower's engines accept and never answer, for 18 s",
+        "the engines of two followers accept and never answer, for 18 s",
         24,
-        ((2, Inner((F1,), "engine hang")), (20, Inner((F1,), "engine heal"))),
+        ((2, Inner((F1, F2), "engine hang")), (20, Inner((F1, F2), "engine heal"))),
         moves=True,
     ),
 )
