@@ -66,7 +66,7 @@ class BuiltInPool:
     """In virtual time, with S1 watched all the time."""
 
     def __init__(self, seed: int = 1) -> None:
-        self._cluster = Cluster(seed, Shape(MACHINES))
+        self._cluster = Cluster(seed, Shape(MACHINES)).__enter__()
         self._cluster.start_all()
 
     def _machine(self, node_id: NodeId) -> Machine:
@@ -96,12 +96,8 @@ class BuiltInPool:
         self._machine(node_id).kill()
 
     def stop(self, node_id: NodeId) -> None:
-        mesh = self._machine(node_id).mesh
-        assert mesh is not None
-        stopping = self._cluster.loop.create_task(mesh.stop())
-        while not stopping.done():
-            self._cluster.run(0.01)
-        self.kill(node_id)
+        self._cluster.stop_now(self._machine(node_id))
+        self._cluster.run(1.0)
 
     def start(self, node_id: NodeId) -> None:
         self._cluster.start(self._machine(node_id))

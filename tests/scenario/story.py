@@ -20,6 +20,7 @@ from typing import Any
 
 from tests.sim.cluster import Cluster, Shape
 from tests.sim.machine import Machine
+from tests.sim.properties import LostLinks
 
 from covey_mesh.core.ballot import NO_BALLOT, Ballot
 from covey_mesh.core.effects import LeadershipChanged, Persist
@@ -59,11 +60,10 @@ class Story:
         self._cluster = Cluster(0, Shape(len(scenario.names), drift=0.0))
         self._cluster.network.delay_s = (0.001, 0.001)
         self._machines = dict(zip(scenario.names, self._cluster.machines, strict=True))
-        self._cluster.network.machines.clear()
         for name, machine in self._machines.items():
             machine.node_id = NodeId(name.lower() * 32)
             machine.clock_offset_s = 0.0
-            self._cluster.network.add(machine)
+            machine.on_start = self._started
 
     def play(self) -> str:
         """The trace."""
@@ -87,19 +87,16 @@ class Story:
 
     def _do_to(self, verb: str, machine: Machine) -> None:
         actions: dict[str, Callable[[], Any]] = {
-            "start": lambda: self._start(machine),
+            "start": lambda: self._cluster.start(machine),
             "kill": machine.kill,
             "power-off": machine.cut_power,
             "freeze": machine.freeze,
             "thaw": machine.thaw,
-            "stop": lambda: self._cluster.loop.create_task(self._stop(machine)),
+            "suspend": machine.suspend,
+            "wake": machine.thaw,
+            "stop": lambda: self._cluster.stop_now(machine),
         }
         actions[verb]()
-
-    async def _stop(self, machine: Machine) -> None:
-        assert machine.mesh is not None
-        await machine.mesh.stop()
-        machine.kill()
 
     def _partition(self, sides: list[list[str]]) -> None:
         for side in sides:
@@ -107,8 +104,9 @@ class Story:
                 for other in (n for another in sides if another is not side for n in another):
                     self._cluster.network.cut(self._machines[name], self._machines[other])
 
-    def _start(self, machine: Machine) -> None:
-        self._cluster.start(machine)
+    def _started(self, machine: Machine) -> None:
+        """Before anything happens in the new process."""
+        self._cluster.watch.process_started(machine)
         election, name = machine.election, self._name(machine.node_id)
         step = election.step
 
@@ -121,8 +119,7 @@ class Story:
             return effects
 
         election.step = traced
-        assert machine.mesh is not None
-        machine.mesh.subscribe(_LostLinks(lambda peer, loss: self._tell_lost(name, peer, loss)))
+        machine.mesh.subscribe(LostLinks(lambda peer, loss: self._tell_lost(name, peer, loss)))
 
     def _tell_lost(self, name: str, peer: NodeId, loss: LinkLoss) -> None:
         self._tell(f"{name} lost {self._name(peer)}: {loss.value}")
@@ -153,16 +150,3 @@ class Story:
                     f"{name} {machine.election.role.value} {self._ballot(machine.election.ballot(machine.now_s()))}"
                 )
         return "= " + ", ".join(states)
-
-
-class _LostLinks:
-    """A MeshListener that hears of lost links only."""
-
-    def __init__(self, lost: Callable[[NodeId, LinkLoss], None]) -> None:
-        self.member_lost = lost
-
-    def leadership_changed(self, leader: NodeId | None, ballot: Ballot) -> None:
-        pass
-
-    def member_changed(self, node_id: NodeId) -> None:
-        pass

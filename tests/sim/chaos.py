@@ -1,17 +1,45 @@
-"""One seed: a cluster, a random schedule of faults, then calm, in which it must converge. Every fault is counted."""
+"""One seed: a pool under load, a random schedule of faults, then calm, in which everything must come to good.
+
+The order of a seed: boot; FAULTS_S of faults under load; calm, in which one leader is agreed on within 5 s; load that
+must all succeed; silence, in which every request ends, no table keeps anything and the pool is idle.
+"""
 
 from __future__ import annotations
 
 import random
+import subprocess
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.sim.cluster import CONVERGED_WITHIN_S, Cluster, Shape, Violation
-from tests.sim.machine import Machine
+from tests.sim.faults import Faults
 
 FAULTS_PER_SEED = 12
-REPLAY = "replay: .venv/bin/python -m tests.sim.replay {seed}"
+FAULTS_S = 40.0
+SEED_S = 60.0
+"""Virtual seconds of a seed, at least."""
+
+RECOVERED_S = 3.0
+"""After agreement: by then dial backoffs, excluded machines and distrusted leaders are over."""
+
+GOOD_LOAD_S = 4.0
+ENDED_WITHIN_S = 25.0
+"""Every request ends this long after the load has stopped."""
+
+IDLE_S = 2.0
+RESERVED_S = 11.0
+"""Reservations of the scheduler end by themselves after this."""
+
+REPLAY = "replay: .venv/bin/python -m tests.sim.run --first {seed} --seeds 1"
+
+KINDS = (
+    *("crash", "power_cut", "restart_with_disk", "restart_without_disk", "clean_stop", "freeze", "suspend"),
+    *("blocked_loop", "partition", "one_way_cut", "isolation", "two_leaders", "loss", "duplication", "reordering"),
+    *("delay", "drift", "clock_jump", "boot_clock_jump", "slow_machine", "lying_machine", "engine_crash"),
+    *("disk_full", "slow_disk"),
+)
+"""A run of many seeds that injected none of one of these fails."""
 
 
 @dataclass
@@ -20,176 +48,141 @@ class Outcome:
 
     seed: int
     faults: Counter[str]
+    requests: Counter[str]
     virtual_s: float
     converged_s: float
+    attempts_most: int
+    messages: tuple[tuple[str, int], ...]
+    """Control messages sent in all, by kind."""
 
 
-class Chaos:
-    """The faults that can happen to a cluster."""
+@dataclass
+class Totals:
+    """What many seeds came to."""
 
-    def __init__(self, cluster: Cluster, dice: random.Random) -> None:
-        self.cluster = cluster
-        self.dice = dice
-        self.faults: Counter[str] = Counter()
+    seeds: int = 0
+    violations: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    requests: Counter[str] = field(default_factory=Counter)
+    converged_s: list[float] = field(default_factory=list)
+    attempts_most: int = 0
 
-    def kinds(self) -> list[Callable[[], bool]]:
-        return [
-            self.kill,
-            self.cut_power,
-            self.restart,
-            self.quick_restart,
-            self.freeze,
-            self.thaw,
-            self.partition,
-            self.one_way,
-            self.heal,
-            self.stop,
-            self.loss,
-            self.disk_full,
-            self.slow_disk,
-        ]
+    def add(self, outcome: Outcome) -> None:
+        self.seeds += 1
+        self.faults += outcome.faults
+        self.requests += outcome.requests
+        self.converged_s.append(outcome.converged_s)
+        self.attempts_most = max(self.attempts_most, outcome.attempts_most)
 
-    def one(self) -> None:
-        """Inject one fault of those possible now."""
-        kind = self.dice.choice(self.kinds())
-        if kind():
-            self.faults[kind.__name__] += 1
+    def missing(self) -> list[str]:
+        """Kinds of fault that were never injected."""
+        return [kind for kind in KINDS if not self.faults[kind]]
 
-    def _pick(self, wanted: Callable[[Machine], bool]) -> Machine | None:
-        found = [machine for machine in self.cluster.machines if wanted(machine)]
-        leading = [m for m in found if m.alive and m.election.grants_held(m.now_s()) > 0]
-        if leading and self.dice.random() < 0.4:
-            return self.dice.choice(leading)
-        return self.dice.choice(found) if found else None
 
-    def kill(self) -> bool:
-        machine = self._pick(lambda m: m.alive)
-        if machine is not None:
-            machine.kill()
-        return machine is not None
-
-    def cut_power(self) -> bool:
-        machine = self._pick(lambda m: m.alive)
-        if machine is not None:
-            machine.cut_power()
-        return machine is not None
-
-    def restart(self) -> bool:
-        machine = self._pick(lambda m: not m.alive)
-        if machine is not None:
-            self.cluster.start(machine)
-        return machine is not None
-
-    def quick_restart(self) -> bool:
-        """Supervised: back at once, while the others still hold its lease or it holds theirs."""
-        machine = self._pick(lambda m: m.running)
-        if machine is None:
-            return False
-        machine.kill()
-        self.cluster.run(self.dice.uniform(0.05, 0.5))
-        self.cluster.start(machine)
-        return True
-
-    def freeze(self) -> bool:
-        machine = self._pick(lambda m: m.running)
-        if machine is not None:
-            machine.freeze()
-        return machine is not None
-
-    def thaw(self) -> bool:
-        machine = self._pick(lambda m: m.alive and not m.running)
-        if machine is not None:
-            machine.thaw()
-        return machine is not None
-
-    def partition(self) -> bool:
-        machines = self.cluster.machines
-        side = {m.node_id for m in machines if self.dice.random() < 0.5}
-        for source in machines:
-            for to in machines:
-                if (source.node_id in side) != (to.node_id in side):
-                    self.cluster.network.cut(source, to)
-        return bool(side) and len(side) < len(machines)
-
-    def one_way(self) -> bool:
-        machines = self.cluster.machines
-        if len(machines) < 2:
-            return False
-        deaf = self.dice.choice(machines)
-        for other in machines:
-            if other is not deaf and self.dice.random() < 0.8:
-                self.cluster.network.cut(other, deaf)
-        return True
-
-    def heal(self) -> bool:
-        healed = bool(self.cluster.network.cuts)
-        self.cluster.network.heal()
-        return healed
-
-    def stop(self) -> bool:
-        """A clean stop, with handing over."""
-        machine = self._pick(lambda m: m.running)
-        if machine is None:
-            return False
-        assert machine.mesh is not None
-        stopping = self.cluster.loop.create_task(machine.mesh.stop())
-        self.cluster.run(0.2)
-        if stopping.done():
-            machine.kill()
-        else:
-            stopping.cancel()
-        return True
-
-    def loss(self) -> bool:
-        self.cluster.network.loss = self.dice.choice([0.0, 0.02, 0.2])
-        return self.cluster.network.loss > 0
-
-    def disk_full(self) -> bool:
-        machine = self._pick(lambda m: not m.disk.full)
-        if machine is not None:
-            machine.disk.full = True
-        return machine is not None
-
-    def slow_disk(self) -> bool:
-        machine = self._pick(lambda m: True)
-        assert machine is not None
-        machine.disk.write_s = self.dice.choice([0.005, 0.05, 0.5, 2.5])
-        return machine.disk.write_s > 0.1
-
-    def calm(self) -> None:
-        """Everything is mended."""
-        network = self.cluster.network
-        network.loss = 0.0
-        for machine in self.cluster.machines:
-            machine.disk.full, machine.disk.write_s = False, 0.005
-            if not machine.alive:
-                self.cluster.start(machine)
-            elif not machine.running:
-                machine.thaw()
-        network.heal()
+def commit() -> str:
+    """Of this working tree, for the report of a failure."""
+    asked = ["git", "describe", "--always", "--dirty"]
+    found = subprocess.run(asked, capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
+    return found.stdout.strip() or "unknown"
 
 
 def run_seed(seed: int) -> Outcome:
-    """Raises Violation, naming the seed and the command that replays it."""
+    """Raises Violation, naming the seed, the commit and the command that replays it."""
     try:
         return _run_seed(seed)
-    except (Violation, AssertionError) as error:
-        raise Violation(f"seed {seed}: {error}\n{REPLAY.format(seed=seed)}") from error
+    except Violation as error:
+        raise Violation(f"seed {seed} commit {commit()}: {error}\n{REPLAY.format(seed=seed)}") from error
 
 
 def _run_seed(seed: int) -> Outcome:
     dice = random.Random(f"chaos {seed}")
-    with Cluster(seed, Shape(dice.randint(2, 7))) as cluster:
-        chaos = Chaos(cluster, dice)
+    speeds = [dice.choice((1.0, 1.0, 0.5, 0.25, 0.0)) for _ in range(8)]
+    shape = Shape(dice.randint(3, 9), speeds=(1.0, *speeds))
+    with Cluster(seed, shape) as cluster:
+        faults = Faults(cluster, dice)
+        faults.counts["drift"] = any(machine.clock_rate != 1.0 for machine in cluster.machines)
         cluster.start_all()
-        cluster.run(dice.uniform(0.1, 4))
-        for _ in range(FAULTS_PER_SEED):
-            chaos.one()
-            cluster.run(dice.choice([0.05, 0.3, 1.0, 3.0]) * (0.5 + dice.random()))
-        chaos.calm()
-        converged_s = cluster.seconds_until_agreed(CONVERGED_WITHIN_S)
-        cluster.run(3.0)
-        if cluster.agreed() is None:
-            raise Violation(f"S2: agreement did not last: {cluster.describe()}")
-        cluster.check_views()
-        return Outcome(seed, chaos.faults, cluster.loop.time(), converged_s)
+        cluster.run(dice.uniform(0.1, 3.0))
+        cluster.clients.start()
+        _break(cluster, faults, seed, dice)
+        converged_s = _calm(cluster, faults)
+        _good_load(cluster)
+        _silence(cluster)
+        return Outcome(
+            seed,
+            faults.counts,
+            cluster.clients.outcomes,
+            cluster.loop.now_s,
+            converged_s,
+            cluster.watch.attempts_most,
+            tuple(sorted(cluster.network.kinds.items())),
+        )
+
+
+def _break(cluster: Cluster, faults: Faults, seed: int, dice: random.Random) -> None:
+    """A third of the faults is dealt in turn over the seeds, so that few seeds see them all; the rest is chance."""
+    kinds = faults.kinds()
+    dealt = [kinds[(seed * 4 + i) % len(kinds)] for i in range(4)]
+    rest = [dice.choice(kinds) for _ in range(FAULTS_PER_SEED - len(dealt))]
+    plan = [*dealt, *rest]
+    dice.shuffle(plan)
+    pauses = [dice.expovariate(1.0) for _ in plan]
+    for kind, pause in zip(plan, pauses, strict=True):
+        faults.inject(kind)
+        cluster.run(pause / sum(pauses) * FAULTS_S)
+
+
+def _calm(cluster: Cluster, faults: Faults) -> float:
+    faults.mend()
+    for machine in cluster.machines:
+        cluster.troubles.touched(machine)
+    converged_s = cluster.seconds_until_agreed(CONVERGED_WITHIN_S)
+    cluster.run(RECOVERED_S)
+    if cluster.agreed() is None:
+        raise Violation(f"S2: agreement did not last: {cluster.describe()}")
+    cluster.check_views()
+    return converged_s
+
+
+def _good_load(cluster: Cluster) -> None:
+    """In a healthy pool every request is answered."""
+    good_from_s = cluster.loop.now_s
+    owed = cluster.clients.on_end
+
+    def ended(request: object) -> None:
+        owed(request)  # type: ignore[arg-type]
+        if request.submitted_s >= good_from_s and request.outcome != "completed":  # type: ignore[attr-defined]
+            raise Violation(f"failed in calm: {request}: {request.detail}")  # type: ignore[attr-defined]
+
+    cluster.clients.on_end = ended
+    cluster.run(GOOD_LOAD_S)
+
+
+def _silence(cluster: Cluster) -> None:
+    """Nobody asks anything any more: what was asked ends, and what it took is given back."""
+    clients = cluster.clients
+    clients.stop()
+    clients.forget_excused()
+    stopped_s = cluster.loop.now_s
+    while clients.requests:
+        cluster.run(0.25)
+        clients.forget_excused()
+        if cluster.loop.now_s - stopped_s > ENDED_WITHIN_S:
+            raise Violation(f"never ended: {list(clients.requests)[:3]}")
+    cluster.run(max(RESERVED_S, SEED_S - IDLE_S - cluster.loop.now_s))
+    cluster.network.messages.clear()
+    cluster.run(IDLE_S)
+    cluster.watch.check_tables()
+    check_idle(cluster, IDLE_S)
+
+
+def check_idle(cluster: Cluster, over_s: float) -> float:
+    """Heartbeats, grants and reports, and nothing that grows faster than machines times machines."""
+    machines = len(cluster.machines)
+    messages_per_s = sum(cluster.network.messages.values()) / over_s
+    allowed = machines * (20 + 3 * machines)
+    if messages_per_s > allowed:
+        raise Violation(
+            f"not idle: {messages_per_s:.0f} messages a second among {machines} machines: {cluster.network.kinds}"
+        )
+    return messages_per_s

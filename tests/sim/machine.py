@@ -1,27 +1,42 @@
-"""One simulated machine: its process, disk and clock, and the loop that its process sees.
+"""One simulated machine: host, disk and clocks, and the process on it, which is made of the product's own parts.
 
-The process is the real MeshRuntime. A machine can crash (process gone, host up), lose power (host gone), freeze
-(SIGSTOP, suspend) and restart with its disk.
+MeshRuntime (election, membership), SchedulerService, RequestRunner and a node (node.py) share one ProcessLoop. A
+machine can crash (process gone, host up), lose power (host gone), freeze, be suspended, and restart with its disk or
+without. Not here: the network, what happens when (chaos.py).
 """
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tests.sim.loop import ProcessLoop
+from tests.sim.node import SimNode
+
+from covey_gateway.core.observer import SilentObserver
+from covey_gateway.core.settings import RequestSettings
+from covey_gateway.io.runner import RequestRunner
 from covey_mesh.core.ballot import NO_BALLOT, Ballot
 from covey_mesh.core.events import Promise
-from covey_mesh.core.facts import NodeFacts
+from covey_mesh.core.facts import EngineState, NodeFacts
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.stores import KnownPeer
 from covey_mesh.core.timing import LAN, Timing
 from covey_mesh.io.mesh import MeshRuntime
+from covey_node.core.settings import ModelSpec
+from covey_node.core.simulated import SimulatedSettings
+from covey_scheduler.core.leaderless import choose_alone
+from covey_scheduler.io.service import SchedulerService
 
 if TYPE_CHECKING:
-    from tests.sim.network import Network
+    from tests.sim.network import Network, SimTransport
+
+MODEL = "model"
+ENGINE = SimulatedSettings(
+    prefill_tokens_per_s=4000.0, decode_tokens_per_s=60.0, running_limit=4, kv_cache_tokens=4096, start_s=0.1
+)
 
 
 @dataclass
@@ -35,11 +50,11 @@ class Disk:
 
 
 class SimStores:
-    """PromiseStore and PeerStore of one process; a write ends only if the process lives until then."""
+    """PromiseStore of one process; a write ends only if the process lives until then."""
 
-    def __init__(self, disk: Disk, loop: ProcessLoop) -> None:
+    def __init__(self, disk: Disk, process: ProcessLoop) -> None:
         self._disk = disk
-        self._loop = loop
+        self._process = process
 
     def load(self) -> Promise | None:
         return self._disk.promise
@@ -52,7 +67,7 @@ class SimStores:
             self._disk.promise = promise
             done(None)
 
-        self._loop.call_later(self._disk.write_s, written)
+        self._process.call_later(self._disk.write_s, written)
 
 
 class SimPeerStore:
@@ -66,76 +81,57 @@ class SimPeerStore:
         self._disk.peers = tuple(peers)
 
 
-class ProcessLoop:
-    """What a process sees of the loop: nothing runs while it is frozen, or after it died. Times are its own clock's."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, rate: float) -> None:
-        self._loop = loop
-        self._rate = rate
-        self.dead = False
-        self.frozen = False
-        self._held: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
-
-    def run(self, callback: Callable[..., Any], *args: Any) -> None:
-        """Now, or when thawed, or never."""
-        if self.dead:
-            return
-        if self.frozen:
-            self._held.append((callback, args))
-        else:
-            callback(*args)
-
-    def thaw(self) -> None:
-        self.frozen = False
-        held, self._held = self._held, []
-        for callback, args in held:
-            self._loop.call_soon(self.run, callback, *args)
-
-    def call_later(self, delay_s: float, callback: Callable[..., Any], *args: Any) -> asyncio.TimerHandle:
-        return self._loop.call_later(delay_s / self._rate, self.run, callback, *args)
-
-    def call_soon(self, callback: Callable[..., Any], *args: Any) -> asyncio.Handle:
-        return self._loop.call_soon(self.run, callback, *args)
-
-    def create_future(self) -> asyncio.Future[Any]:
-        return self._loop.create_future()
-
-
-@dataclass
+@dataclass(eq=False)
 class Machine:
-    """`clock_offset_s` and `clock_rate` make its clock its own."""
+    """`clock_offset_s` and `clock_rate` make its BOOTTIME its own; `wall_offset_s` is what its owner set."""
 
     node_id: NodeId
     network: Network
     dice: random.Random
     timing: Timing = LAN
+    host: str = ""
     clock_offset_s: float = 0.0
     clock_rate: float = 1.0
+    wall_offset_s: float = 1.7e9
+    extra_delay_s: float = 0.0
     disk: Disk = field(default_factory=Disk)
+    engine: SimulatedSettings | None = ENGINE
     powered: bool = True
-    loop: ProcessLoop | None = None
-    mesh: MeshRuntime | None = None
     starts: int = 0
     highest_obeyed: Ballot = NO_BALLOT
+    down_since_s: float | None = 0.0
+    """True time since which no process runs here; None while one does."""
+    thawed_s: float = 0.0
+    """True time at which it last went on."""
+    process: ProcessLoop = field(init=False)
+    transport: SimTransport = field(init=False)
+    mesh: MeshRuntime = field(init=False)
+    scheduler: SchedulerService = field(init=False)
+    runner: RequestRunner = field(init=False)
+    node: SimNode = field(init=False)
+    on_start: Callable[[Machine], None] | None = None
 
-    @property
-    def address(self) -> str:
-        return f"host-{self.node_id[:4]}-{self.node_id[-4:]}:7420"
+    def __post_init__(self) -> None:
+        self.host = self.host or f"host-{self.node_id[:4]}-{self.node_id[-4:]}"
+        self.address = f"{self.host}:7420"
 
     @property
     def alive(self) -> bool:
-        return self.loop is not None and not self.loop.dead
+        return self.starts > 0 and not self.process.dead
 
     @property
     def running(self) -> bool:
-        return self.loop is not None and not self.loop.dead and not self.loop.frozen
+        return self.starts > 0 and not self.process.dead and not self.process.frozen
 
     def now_s(self) -> float:
-        return self.clock_offset_s + self.network.loop.time() * self.clock_rate
+        """CLOCK_BOOTTIME."""
+        return self.clock_offset_s + self.network.loop.now_s * self.clock_rate
+
+    def unix_s(self) -> float:
+        return self.wall_offset_s + self.network.loop.now_s
 
     @property
     def election(self) -> Any:
-        assert self.mesh is not None
         return self.mesh._election
 
     def start(self) -> None:
@@ -143,43 +139,83 @@ class Machine:
         assert not self.alive
         self.powered = True
         self.starts += 1
-        self.loop = ProcessLoop(self.network.loop, self.clock_rate)
-        facts = NodeFacts(
-            self.node_id, self.node_id[:4], "0", 1, self.starts * 1000 + self.dice.randrange(1000), (self.address,)
-        )
-        transport = self.network.transport(self, facts)
-        stores: Any = SimStores(self.disk, self.loop)
-        loop: Any = self.loop
+        self.down_since_s = None
+        self.process = ProcessLoop(self.network.loop, self.clock_rate)
+        self.process.enter(self._compose)
+
+    def _compose(self) -> None:
+        """In the order of covey.compose."""
+        process, dice, clock = self.process, self.dice, self.now_s
+        incarnation = self.starts * 1000 + dice.randrange(1000)
+        facts = NodeFacts(self.node_id, self.node_id[:4], "0", 1, incarnation, (self.address,))
+        self.transport = self.network.transport(self, facts)
+        stores: Any = SimStores(self.disk, process)
+        loop: Any = process
         peers = SimPeerStore(self.disk)
-        self.mesh = MeshRuntime(transport, facts, self.now_s, self.dice.random, stores, peers, self.timing, loop)
-        transport.events = self.mesh
-        try:
-            self.mesh.start().send(None)
-        except StopIteration:
-            return
-        raise AssertionError("start must not wait")
+        self.mesh = MeshRuntime(self.transport, facts, clock, dice.random, stores, peers, self.timing, loop)
+        self.transport.events = self.mesh
+        name, engine = MODEL, self.engine or ENGINE
+        spec = ModelSpec(name, engine="simulated", simulated=engine)
+        self.node = SimNode(self.node_id, incarnation, process, clock, self.mesh.publish, spec)
+        self.mesh.serve_requests(self.node.open)
+        self.scheduler = SchedulerService(self.mesh, clock, self.unix_s)
+        self.runner = self._runner()
+        process.loop.spawn(self.mesh.start())
+        if self.on_start is not None:
+            self.on_start(self)
+        self.mesh.publish(self.node.load())
+        self.scheduler.start()
+        if self.engine is None:
+            self.node.supervisor.state = EngineState.FAILED
+        self.node.start(self.engine is not None)
+
+    def _runner(self) -> RequestRunner:
+        count = 0
+
+        def new_id() -> str:
+            nonlocal count
+            count += 1
+            return f"{self.starts}-{count}"
+
+        return RequestRunner(
+            self.mesh,
+            self.now_s,
+            self.dice.random,
+            RequestSettings(),
+            SilentObserver(),
+            choose_alone,
+            self.process,  # type: ignore[arg-type]
+            new_id,
+            self.unix_s,
+        )
 
     def kill(self) -> None:
         """kill -9: the process is gone, its kernel resets the connections."""
-        self._end()
-        self.network.process_ended(self, told=True)
+        self._end(told=True)
 
     def cut_power(self) -> None:
         """Nobody is told anything."""
-        self._end()
+        self._end(told=False)
         self.powered = False
-        self.network.process_ended(self, told=False)
 
-    def _end(self) -> None:
-        assert self.loop is not None
-        assert self.mesh is not None
-        self.loop.dead = True
-        self.mesh.halt()
+    def _end(self, told: bool) -> None:
+        self.process.dead = True
+        self.down_since_s = self.network.loop.now_s
+        self.network.process_ended(self.transport, told)
 
     def freeze(self) -> None:
-        assert self.loop is not None
-        self.loop.frozen = True
+        self.down_since_s = self.network.loop.now_s
+        self.process.freeze()
+
+    def suspend(self) -> None:
+        self.down_since_s = self.network.loop.now_s
+        self.process.suspend()
 
     def thaw(self) -> None:
-        assert self.loop is not None
-        self.loop.thaw()
+        self.down_since_s, self.thawed_s = None, self.network.loop.now_s
+        self.process.thaw()
+
+    def lose_disk(self, node_id: NodeId) -> None:
+        """Another disk: no ballot, no peers, no key, so another machine at the same address."""
+        assert not self.alive
+        self.node_id, self.disk, self.highest_obeyed = node_id, Disk(), NO_BALLOT
