@@ -217,8 +217,8 @@ FAULTS: list[tuple[str, Callable[[Office], Any], str, str, Sequence[str]]] = [
     ),
     (
         "a thin wire",
-        lambda office: drop(office.hosts[0], "input", "ip protocol tcp limit rate over 300 kbytes/second"),
-        "bandwidth", "warn", ("between this machine and all others", "Mbit/s", "cable"),
+        lambda office: drop(office.hosts[0], "input", "ip saddr 10.77.0.3 limit rate over 150 kbytes/second"),
+        "bandwidth", "warn", ("between this machine and h3", "Mbit/s", "cable"),
     ),
     (
         "two machines of one name",

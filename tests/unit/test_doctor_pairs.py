@@ -137,6 +137,21 @@ async def test_a_busy_moment_is_no_slow_link(own: Identity) -> None:
     assert found.out_bytes_per_s == pytest.approx(1024_000, rel=0.02)
 
 
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("after_s", "rate"), [(0.1, None), (3.0, BULK_SIZES_BYTES[0] / 3.0)])
+async def test_what_is_not_through_in_time_is_slow_and_what_is_refused_unknown(
+    own: Identity, after_s: float, rate: float | None
+) -> None:
+    mesh = FakeMesh([member(B)])
+
+    def silent(node_id: NodeId, payload: bytes) -> None:
+        mesh.now_s += after_s
+
+    mesh.answers[BULK] = silent
+    found = await measurer(mesh, own).measure(B)
+    assert found.in_bytes_per_s == (rate if rate is None else pytest.approx(rate, rel=0.02))
+
+
 def _after(mesh: FakeMesh, seconds: float) -> bytes:
     mesh.now_s += seconds
     return bytes(BULK_SIZES_BYTES[0])
