@@ -58,7 +58,7 @@ bench-%: setup
 	@$(BIN)/python -m bench.$(subst -,_,$*) $(BENCH_ARGUMENTS)
 
 bench: ## which benchmarks there are; `make bench-gateway-cost` runs one
-	@ls bench/*.py | sed -n 's,bench/\([a-z].*\)\.py,  make bench-\1,p' | tr _ -
+	@ls bench/*.py bench/*/__main__.py | sed -n -e 's,/__main__,,' -e 's,bench/\([a-z].*\)\.py,  make bench-\1,p' | tr _ -
 
 clean: ## remove what was set up and built
 	rm -rf .venv .cache build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -60,7 +60,7 @@ def measure(machines: int, asks: int, view_changed: bool) -> Row:
     hashes = prefix_hashes(b"a conversation so far. " * (PROMPT_BYTES // 23 + 1))[: PROMPT_BYTES // 512]
     warm_up, times_us = 5, []
     for number in range(asks + warm_up):
-        now_s = 10.0 + number / 10
+        now_s = 10.0 + number
         ask = Ask(f"r{number}", 1, "bench", PROMPT_BYTES // 4, 256, hashes)
         if view_changed:
             touched = members[NodeId(f"{number % machines:032x}")]

@@ -53,6 +53,7 @@ from covey_node.core.settings import NodeSettings
 from covey_node.io.machine import machine
 from covey_node.io.node import Node
 from covey_scheduler.core.leaderless import choose_alone
+from covey_scheduler.core.settings import SchedulerSettings
 from covey_scheduler.io.service import SchedulerService
 
 log = logging.getLogger(__name__)
@@ -137,7 +138,9 @@ class Agent:
         )
         self._node = Node(settings, self._identity.node_id, self._facts.incarnation, boottime_s, self._load_changed)
         self._mesh.serve_requests(self._node.open)
-        self._scheduler = SchedulerService(self._mesh, boottime_s, time.time)
+        self._scheduler = SchedulerService(
+            self._mesh, boottime_s, time.time, SchedulerSettings(policy=self._configuration.policy)
+        )
 
     def _make_gateway(self) -> None:
         identity, mesh, scheduler = self._identity, self._mesh, self._scheduler

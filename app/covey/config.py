@@ -19,6 +19,7 @@ from covey import setting as read
 from covey.errors import ConfigurationError
 from covey.places import CONTROL_SOCKET, check_socket_room
 from covey.setting import setting
+from covey_scheduler.core.policies import POLICIES
 
 VLLM = "vllm"
 SIMULATED = "simulated"
@@ -103,6 +104,9 @@ class Configuration:
     etcd_key: Path | None = setting(None, read.path, "PEM file of that certificate's key.")
 
     # --- Behaviour
+    policy: str = setting(
+        "predicted", read.one_of(*POLICIES), "How the leader chooses a machine; `predicted` unless comparing."
+    )
     grace_s: float = setting(30.0, read.quantity, "How long requests in flight may take to finish when stopping.")
     log_level: str = setting(
         "warning", read.one_of("debug", "info", "warning", "error"), "Least important message to log."

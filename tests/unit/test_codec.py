@@ -62,6 +62,7 @@ model_loads = st.builds(
     running_limit=u32,
     waiting_limit=u32,
     queued_tokens=u64,
+    queued_prompt_tokens=u64,
     kv_cache_tokens_total=u64,
     kv_cache_tokens_free=u64,
     prefill_tokens_per_s=amounts,

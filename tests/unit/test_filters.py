@@ -9,7 +9,9 @@ from tests.support.scheduling import ask, candidate, model_load, node
 
 from covey_mesh.core.facts import EngineState
 from covey_scheduler.core import filters
+from covey_scheduler.core.prediction import Question
 from covey_scheduler.core.settings import SchedulerSettings
+from covey_scheduler.core.standing import standing_of
 
 LONG = {"prompt_tokens": 5000}
 
@@ -102,7 +104,10 @@ def test_retry_after(machines: tuple[Any, ...], expected: int) -> None:
         ({"running_requests": 3}, {}, ""),
         ({"running_requests": 4}, {}, "busy: 4 of 4 running"),
         ({"running_requests": 3}, {"reserved_requests": 1}, "busy: 4 of 4 running"),
+        ({"running_requests": 4}, {"reserved_requests": -1}, ""),
         ({"running_requests": 40, "running_limit": 0}, {}, ""),
+        ({}, {"prompts_done_at_s": 10.25}, ""),
+        ({}, {"prompts_done_at_s": 10.5}, "busy: 0.50 s of prompts before it"),
         ({"running_requests": 1, "waiting_requests": 2}, {}, "busy: 2 waiting"),
         ({"running_requests": 1, "kv_cache_tokens_free": 199}, {}, "199 KV-cache tokens free, 200 needed"),
         ({"running_requests": 1, "kv_cache_tokens_free": 200}, {}, ""),
@@ -112,5 +117,6 @@ def test_retry_after(machines: tuple[Any, ...], expected: int) -> None:
     ],
 )
 def test_busy(load: dict[str, Any], own: dict[str, Any], expected: str) -> None:
-    reason = filters.busy(ask(), candidate(model_load(**load), **own), SchedulerSettings())
+    machine = standing_of(candidate(model_load(**load), **own), SchedulerSettings())
+    reason = filters.busy(Question(ask(), 100, 10.0), machine, SchedulerSettings(start_ahead_s=0.25))
     assert reason == expected if not expected else expected in reason

@@ -1,19 +1,32 @@
-"""Reservations and failures: what ends them, and their bounds."""
+"""Reservations and failures: what ends them, their bounds, and what they add to a machine's report."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from tests.support.scheduling import GATEWAY, MODEL, member, model_load, node, updated, view
 
+from covey_mesh.core.facts import Member
 from covey_scheduler.core.inflight import FAILURES_COUNTED_MAX, Inflight, RecentFailures, Reservation
 from covey_scheduler.core.settings import SchedulerSettings
 
 SETTINGS = SchedulerSettings(reservation_s=2.0, settle_s=0.15, reservations_max=5)
 
 
-def reserve(inflight: Inflight, number: int, at_s: float = 0.0) -> None:
-    inflight.reserve(Reservation((GATEWAY, f"r{number}"), 1, node(2), MODEL, 100, at_s))
+def reserve(inflight: Inflight, number: int, at_s: float = 0.0, prompt_s: float = 1.0) -> None:
+    key = (GATEWAY, f"r{number}")
+    inflight.reserve(Reservation(key, 1, node(2), MODEL, 100, at_s, 50, prompt_s))
+    inflight.note_report(node(2), MODEL, (1, 1))
+
+
+def extra(inflight: Inflight) -> tuple[int, int]:
+    found = inflight.extra(node(2), MODEL)
+    return found.requests, found.tokens
+
+
+def report(before: Member, running: int, prompts: int = 0) -> Member:
+    return updated(before, model_load(running_requests=running, queued_prompt_tokens=prompts))
 
 
 def test_counts_requests_and_tokens_of_one_machine_and_model() -> None:
@@ -21,11 +34,12 @@ def test_counts_requests_and_tokens_of_one_machine_and_model() -> None:
     reserve(inflight, 1)
     reserve(inflight, 2)
     reserve(inflight, 2)
-    assert inflight.reserved(node(2), MODEL) == (2, 200)
-    assert inflight.reserved(node(2), "other") == (0, 0)
+    assert extra(inflight) == (2, 200)
+    assert inflight.extra(node(2), "other").requests == 0
     inflight.release((GATEWAY, "r1"))
     inflight.release((GATEWAY, "r1"))
-    assert inflight.reserved(node(2), MODEL) == (1, 100)
+    assert extra(inflight) == (1, 100)
+    assert inflight.changed == {MODEL: {node(2)}}
 
 
 def test_expiry_and_bound() -> None:
@@ -34,30 +48,82 @@ def test_expiry_and_bound() -> None:
         reserve(inflight, number, at_s=float(number) / 10)
     assert len(inflight) == 5
     inflight.expire(2.59)
-    assert inflight.reserved(node(2), MODEL) == (3, 300)
+    assert extra(inflight) == (3, 300)
     inflight.expire(99.0)
-    assert inflight.reserved(node(2), MODEL) == (0, 0)
+    assert extra(inflight) == (0, 0)
 
 
 def test_only_a_new_report_late_enough_includes_an_assignment() -> None:
     inflight, machine = Inflight(SETTINGS), member(node(2), model_load())
     reserve(inflight, 1, at_s=10.0)
-    inflight.note_report(node(2), (1, 1))
     inflight.observe(view(machine), 10.5)
-    assert len(inflight) == 1, "the same report as before says nothing new"
-    second = updated(machine, model_load())
+    assert extra(inflight) == (1, 100), "the same report as before says nothing new"
+    second = report(machine, 1)
     inflight.observe(view(second), 10.1)
-    assert len(inflight) == 1, "sent before the request can have arrived"
+    assert extra(inflight) == (1, 100), "sent before the request can have arrived"
     inflight.observe(view(second), 10.5)
-    assert len(inflight) == 1, "the same early report, seen again"
-    inflight.observe(view(updated(second, model_load())), 10.6)
-    assert len(inflight) == 0
+    assert extra(inflight) == (1, 100), "the same early report, seen again"
+    inflight.observe(view(report(second, 1)), 10.6)
+    assert extra(inflight) == (0, 0), "included in the report now"
+    inflight.expire(99.0)
+    assert len(inflight) == 1, "and remembered until it ends"
+
+
+@pytest.mark.parametrize(
+    ("reported", "ended", "expected"),
+    [
+        (2, 0, (0, 0)),
+        (2, 1, (-1, -100)),
+        (5, 2, (-2, -200)),  # three of them are others'
+        (1, 1, (0, 0)),  # one had ended already when the machine reported
+        (0, 2, (0, 0)),
+    ],
+)
+def test_what_has_ended_since_the_report_is_taken_off_it(reported: int, ended: int, expected: tuple[int, int]) -> None:
+    inflight, machine = Inflight(SETTINGS), member(node(2), model_load())
+    reserve(inflight, 1)
+    reserve(inflight, 2)
+    inflight.observe(view(report(machine, reported)), 1.0)
+    for number in range(1, ended + 1):
+        inflight.release((GATEWAY, f"r{number}"), served_at_s=1.0)
+    assert extra(inflight) == expected
+
+
+@pytest.mark.parametrize(
+    ("event", "expected_s"),
+    [
+        ("nothing", 16.0),  # at 10 s, three prompts of 2 s
+        ("first answered", 15.0),  # at 11 s: the other two are left at most
+        ("last answered", 11.0),
+        ("last failed", 14.0),
+        ("report of 60 prompt tokens left", 13.4),  # 2 s for 50 tokens
+        ("report of an idle machine", 11.0),
+        ("report of more than was assigned", 16.0),
+    ],
+)
+def test_when_the_prompts_given_to_a_machine_are_done(event: str, expected_s: float) -> None:
+    inflight, machine = Inflight(SETTINGS), member(node(2), model_load())
+    for number in (1, 2, 3):
+        reserve(inflight, number, at_s=10.0, prompt_s=2.0)
+    match event:
+        case "first answered":
+            inflight.release((GATEWAY, "r1"), served_at_s=11.0)
+        case "last answered":
+            inflight.release((GATEWAY, "r3"), served_at_s=11.0)
+        case "last failed":
+            inflight.release((GATEWAY, "r3"), unserved=True, served_at_s=11.0)
+        case "report of 60 prompt tokens left":
+            inflight.observe(view(report(machine, 3, prompts=60)), 11.0)
+        case "report of an idle machine":
+            inflight.observe(view(report(machine, 0)), 11.0)
+        case "report of more than was assigned":
+            inflight.observe(view(report(machine, 9, prompts=9000)), 11.0)
+    assert inflight.extra(node(2), MODEL).prompts_done_at_s == pytest.approx(expected_s)
 
 
 def test_a_machine_that_left_holds_nothing() -> None:
     inflight = Inflight(SETTINGS)
     reserve(inflight, 1)
-    inflight.note_report(node(2), (1, 1))
     inflight.observe(view(member(node(3))), 0.01)
     assert len(inflight) == 0
 
@@ -65,7 +131,6 @@ def test_a_machine_that_left_holds_nothing() -> None:
 def test_a_restarted_machine_holds_nothing_old() -> None:
     inflight, machine = Inflight(SETTINGS), member(node(2), model_load())
     reserve(inflight, 1)
-    inflight.note_report(node(2), (1, 1))
     inflight.observe(view(replace(machine, load=replace(machine.load, incarnation=2))), 0.2)
     assert len(inflight) == 0
 
@@ -76,6 +141,7 @@ def test_failures_are_counted_within_a_window_and_forgotten_with_a_success() -> 
         failures.failed(node(2), MODEL, float(second))
     assert failures.count(node(2), MODEL, 3.0) == 3
     assert failures.count(node(2), "other", 3.0) == 0
+    assert failures.remembered(MODEL) == {node(2)}
     assert failures.count(node(2), MODEL, 31.5) == 1
     failures.succeeded(node(2), MODEL)
     assert failures.count(node(2), MODEL, 31.5) == 0

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.scheduling import MODEL, ask, candidate, member, model_load, node, updated, view
 
+from covey_mesh.core import model_size
 from covey_mesh.core.facts import Member, ModelLoad, Task
 from covey_mesh.core.names import NodeId
 from covey_scheduler.core import hardware
@@ -24,8 +25,10 @@ from covey_scheduler.core.machine import (
     machines_of,
 )
 from covey_scheduler.core.machine_cache import MachineCache
-from covey_scheduler.core.policy import choose
+from covey_scheduler.core.policies import POLICIES
+from covey_scheduler.core.prediction import Question, predict
 from covey_scheduler.core.settings import SchedulerSettings
+from covey_scheduler.core.standing import standing_of
 
 
 @pytest.mark.parametrize(
@@ -62,10 +65,13 @@ def test_predictions_are_finite_whatever_is_reported(
     request = clean_ask(ask(prompt_tokens=prompt, max_output_tokens=output, waited_s=waited, deadline_s=waited))
     assert 0 <= request.waited_s <= 3600
     assert 0 <= request.deadline_s <= 86_400
-    ranking = choose(request, [candidate(load, round_trip_s=round_trip)], SchedulerSettings())
-    for ranked in (*ranking.free, *ranking.waiting_for):
-        assert math.isfinite(ranked.prediction.last_token_s)
-        assert 0 <= ranked.prediction.first_token_s <= ranked.prediction.last_token_s
+    machine = standing_of(candidate(load, round_trip_s=round_trip), SchedulerSettings())
+    for policy in POLICIES.values():
+        (cost,) = policy.costs(Question(request, 256, 10.0), [machine], [0], SchedulerSettings())
+        assert math.isfinite(cost)
+    prediction = predict(Question(request, 256, 10.0), machine, 0, SchedulerSettings())
+    assert math.isfinite(prediction.last_token_s)
+    assert 0 <= prediction.first_token_s <= prediction.last_token_s
     assert request.prompt_tokens <= TOKENS_MAX
 
 
@@ -84,13 +90,13 @@ def test_a_deadline_that_has_passed_is_not_no_deadline() -> None:
         ("qwen2.5-0.5b", 0.5e9),
         ("mixtral-8x7b", 56e9),
         ("smollm-135m", 135e6),
-        ("covey-demo", hardware.PARAMETERS_DEFAULT),
-        ("gpt-4b2", hardware.PARAMETERS_DEFAULT),
+        ("covey-demo", model_size.PARAMETERS_DEFAULT),
+        ("gpt-4b2", model_size.PARAMETERS_DEFAULT),
         ("7b", 7e9),
     ],
 )
 def test_size_from_the_name(name: str, expected: float) -> None:
-    assert hardware.parameters_guess(name) == pytest.approx(expected)
+    assert model_size.parameters_guess(name) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +117,18 @@ def test_gpu_table(name: str, bandwidth_gb: float) -> None:
 def test_every_row_of_the_gpu_table_can_be_reached() -> None:
     for name, expected in hardware.GPUS:
         assert hardware.gpu_hardware(f"NVIDIA {name.upper()}") is expected
+
+
+def test_attention_by_the_models_size() -> None:
+    # 12 layers x d^2 weights with d = 128 layers: d = 4,402 for 8e9.
+    assert model_size.attention_per_token("llama-8b") == pytest.approx(1 / (6 * 4402), rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "cached", "expected"), [(0, 0, 1.0), (1000, 0, 1.05), (1000, 1000, 1.1), (10_000, 0, 1.5)]
+)
+def test_tokens_of_long_prompts_take_longer(prompt: int, cached: int, expected: float) -> None:
+    assert model_size.length_factor(prompt, cached, 1e-4) == pytest.approx(expected)
 
 
 def test_priors_by_formula() -> None:

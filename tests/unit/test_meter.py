@@ -117,3 +117,14 @@ def test_an_embedding_is_all_prefill() -> None:
     meter.answered_whole(asked, 400, 0, 2.0)
     meter.ended(asked, 2.0)
     assert meter.prefill_tokens_per_s == pytest.approx(200.0)
+
+
+def test_speed_is_that_of_a_short_prompt_without_what_was_cached() -> None:
+    meter = Meter(attention=1e-4)
+    metered = meter.started(10_000, True, 0.0)
+    meter.tokens(metered, 1, 15.0)  # 10,000 tokens that take 1.5 times as long as the first one
+    assert meter.prefill_tokens_per_s == pytest.approx(1000.0)
+    meter.ended(metered, 15.0)
+    metered = meter.started(10_000, True, 20.0, cached_tokens=9_000)
+    meter.tokens(metered, 1, 21.95)
+    assert meter.prefill_tokens_per_s == pytest.approx(1000.0)

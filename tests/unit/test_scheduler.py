@@ -21,6 +21,10 @@ def machine(number: int, **load: object) -> object:
     return member(node(number), model_load(**load))
 
 
+AT_ONCE = SchedulerSettings(start_ahead_s=3600.0)
+"""Places alone decide who is busy, not the prompts before an ask."""
+
+
 def full(number: int, **load: object) -> object:
     return machine(number, **({"running_requests": 4, "queued_tokens": 400} | load))
 
@@ -38,7 +42,7 @@ def test_the_fastest_machine_serves_and_the_record_says_why() -> None:
     assert decision.candidates[2].rejected_because == "does not offer the model"
     assert decision.candidates[0].terms_s.keys() == {"prefill", "decode"}
     assert (decision.decided_by, decision.decider, decision.view_version) == ("leader", node(1), 1)
-    assert decision.why == "predicted-completion: best of 2, 1 rejected, by leader"
+    assert decision.why == "predicted: best of 2, 1 rejected, by leader"
 
 
 def test_who_does_not_lead_does_not_answer() -> None:
@@ -88,7 +92,7 @@ def test_but_not_for_long() -> None:
 
 
 def test_a_prompt_that_a_machine_has_seen_goes_there_again() -> None:
-    leader = Leader([machine(1, prefill_tokens_per_s=200.0), machine(2, prefill_tokens_per_s=200.0)])
+    leader = Leader([machine(1, prefill_tokens_per_s=200.0), machine(2, prefill_tokens_per_s=200.0)], AT_ONCE)
     hashes = tuple(range(8))
     first = leader.placed(ask("a", prompt_tokens=1024, prefix_hashes=hashes))
     leader.report("a", node_id=first, output_tokens=100)
@@ -97,7 +101,7 @@ def test_a_prompt_that_a_machine_has_seen_goes_there_again() -> None:
 
 
 def test_a_prefix_hit_does_not_overload_its_machine() -> None:
-    leader = Leader([machine(i, running_limit=64, prefill_tokens_per_s=200.0) for i in (1, 2)])
+    leader = Leader([machine(i, running_limit=64, prefill_tokens_per_s=200.0) for i in (1, 2)], AT_ONCE)
     hashes = tuple(range(8))
     placed = Counter(
         leader.placed(ask(f"r{i}", prompt_tokens=1024, prefix_hashes=hashes, max_output_tokens=200)) for i in range(40)
@@ -122,7 +126,8 @@ def test_a_machine_that_fails_fast_does_not_attract_everything() -> None:
 def test_fifty_asks_in_one_instant_spread_by_speed_over_unequal_machines() -> None:
     speeds = {1: 100.0, 2: 100.0, 3: 50.0, 4: 25.0}
     leader = Leader(
-        machine(n, decode_tokens_per_s=s, prefill_tokens_per_s=10 * s, running_limit=64) for n, s in speeds.items()
+        (machine(n, decode_tokens_per_s=s, prefill_tokens_per_s=10 * s, running_limit=64) for n, s in speeds.items()),
+        AT_ONCE,
     )
     placed = Counter(leader.placed(ask(f"r{i}")) for i in range(50))
     assert abs(placed[node(1)] - placed[node(2)]) <= 1, placed
@@ -131,7 +136,7 @@ def test_fifty_asks_in_one_instant_spread_by_speed_over_unequal_machines() -> No
 
 
 def test_equal_machines_share_evenly() -> None:
-    leader = Leader(machine(n, running_limit=64) for n in range(1, 6))
+    leader = Leader((machine(n, running_limit=64) for n in range(1, 6)), AT_ONCE)
     placed = Counter(leader.placed(ask(f"r{i}")) for i in range(50))
     assert set(placed.values()) == {10}
 
@@ -146,7 +151,7 @@ def test_one_at_a_time_equal_machines_share_evenly_too() -> None:
 
 
 def test_no_more_than_the_free_places_are_assigned_and_the_rest_waits() -> None:
-    leader = Leader([machine(1), machine(2)])
+    leader = Leader([machine(1), machine(2)], AT_ONCE)
     outcomes = Counter(leader.ask(ask(f"r{i}"))[0].outcome for i in range(20))
     assert outcomes == {Outcome.ASSIGNED: 8, Outcome.QUEUED: 12}
     assert leader.scheduler.queue_lengths() == {MODEL: 12}
@@ -286,7 +291,7 @@ def test_a_duplicate_changes_nothing() -> None:
     (first,) = leader.ask(ask("r"))
     (second,) = leader.ask(ask("r"))
     assert first == second
-    assert leader.scheduler._pool.inflight.reserved(first.node_id, MODEL)[0] == 1
+    assert leader.scheduler._pool.inflight.extra(first.node_id, MODEL).requests == 1
 
 
 def test_a_duplicate_of_a_queued_ask_is_told_so_again() -> None:

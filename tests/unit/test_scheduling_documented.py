@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from covey_scheduler.core.filters import FILTERS
+from covey_scheduler.core.policies import POLICIES
 from covey_scheduler.core.prediction import TERMS
 from covey_scheduler.core.settings import SchedulerSettings
 
@@ -33,6 +34,11 @@ def test_every_setting_named_exists() -> None:
     known = {item.name for item in fields(SchedulerSettings)}
     named = {word for word in WORDS if re.fullmatch(r"[a-z]+(_[a-z]+)+(_max|_min|_s)?", word)}
     filters = {each.name for each in FILTERS}
-    functions = {"better_to_wait", "max_tokens"}
+    functions = {"machine_to_start", "max_tokens"}
     assert len(named & known) > 10
     assert not named - known - filters - functions
+
+
+def test_every_policy_is_named() -> None:
+    section = TEXT.split("## Policies")[1].split("\n## ")[0]
+    assert not [name for name in POLICIES if name not in section]

@@ -7,7 +7,7 @@ duplicate changes nothing, an answer to an old attempt is ignored.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from covey_mesh.core.ballot import NO_BALLOT, Ballot
@@ -70,7 +70,7 @@ class Decision:
     view_version: int = 0
     chosen: NodeId | None = None
     queued_for_s: float = 0.0
-    candidates: tuple[CandidateVerdict, ...] = ()
+    candidates: Sequence[CandidateVerdict] = ()
 
     @property
     def why(self) -> str:

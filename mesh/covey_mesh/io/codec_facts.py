@@ -117,6 +117,7 @@ def model_load_to_wire(load: ModelLoad) -> wire.ModelLoad:
         decode_tokens_per_s=load.decode_tokens_per_s,
         detail=clipped(load.detail),
         restarts=load.restarts,
+        queued_prompt_tokens=load.queued_prompt_tokens,
     )
 
 
@@ -143,6 +144,7 @@ def model_load_from_wire(message: wire.ModelLoad) -> ModelLoad | None:
         decode_tokens_per_s=number(message.decode_tokens_per_s, "a decode speed"),
         detail=text(message.detail, "a model's detail"),
         restarts=message.restarts,
+        queued_prompt_tokens=message.queued_prompt_tokens,
     )
 
 

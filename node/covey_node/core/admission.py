@@ -136,6 +136,11 @@ class Admission:
         """Over running and waiting attempts: prompts not yet prefilled, output still expected."""
         return sum(ticket.queued_tokens for ticket in self._live.values())
 
+    @property
+    def queued_prompt_tokens(self) -> int:
+        """Of those, the prompts': whole prompts whose first token has not come."""
+        return sum(ticket.prompt_tokens for ticket in self._live.values() if not ticket.output_tokens)
+
     def offer(
         self, request_id: str, attempt: int, prompt_tokens: int, max_output_tokens: int, body_bytes: int, now_s: float
     ) -> Verdict:

@@ -5,7 +5,8 @@ ones fade. A sample further than OUTLIER_FACTOR from the present estimate is pul
 hiccup (a page fault storm, a suspended laptop) moves the estimate by one bounded step.
 
 - prefill: prompt tokens over the time in which at least one prompt was waiting for its first token. Prompts that the
-  engine computes side by side thereby count as the throughput they are, not as that many slow prompts.
+  engine computes side by side thereby count as the throughput they are, not as that many slow prompts. Tokens of long
+  prompts take longer (attention) and count for more, so that the speed is that of a short prompt.
 - decode: output tokens over the time they took, per stream: what one client sees, at the load of the moment.
 
 Not here: clocks (callers pass `now_s`), nor the prior for a machine that measured nothing yet (covey_scheduler).
@@ -14,6 +15,8 @@ Not here: clocks (callers pass `now_s`), nor the prior for a machine that measur
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from covey_mesh.core.model_size import length_factor
 
 DECAY = 0.9
 """Share of the old sums kept at each sample: a memory of about ten samples."""
@@ -59,9 +62,9 @@ class Speed:
 
 @dataclass(slots=True)
 class Metered:
-    """One attempt's marks between samples; made by Meter.started."""
+    """One attempt's marks between samples; made by Meter.started. `prompt_work`: in tokens of a short prompt."""
 
-    prompt_tokens: int
+    prompt_work: int
     streamed: bool
     mark_s: float
     answering: bool = False
@@ -70,9 +73,13 @@ class Metered:
 
 
 class Meter:
-    """Both speeds of one model. Calls come in order of time; each `started` is followed by one `ended`."""
+    """Both speeds of one model. Calls come in order of time; each `started` is followed by one `ended`.
 
-    def __init__(self) -> None:
+    `attention`: covey_mesh.core.model_size.attention_per_token.
+    """
+
+    def __init__(self, attention: float = 0.0) -> None:
+        self._attention = attention
         self._prefill = Speed()
         self._decode = Speed()
         self._prefilling = 0
@@ -90,14 +97,14 @@ class Meter:
         """Of one stream; 0 before the first sample."""
         return self._decode.tokens_per_s
 
-    def started(self, prompt_tokens: int, streamed: bool, now_s: float) -> Metered:
-        """The engine was given a prompt."""
+    def started(self, prompt_tokens: int, streamed: bool, now_s: float, cached_tokens: int = 0) -> Metered:
+        """The engine was given a prompt, of which it had `cached_tokens` already."""
         if streamed:
             if self._prefilling == 0:
                 self._close_batch()
                 self._prefill_from_s = now_s
             self._prefilling += 1
-        return Metered(prompt_tokens, streamed, now_s)
+        return Metered(self._work(prompt_tokens, cached_tokens), streamed, now_s)
 
     def tokens(self, metered: Metered, count: int, now_s: float) -> None:
         """`count` output tokens arrived in a stream; the first call marks the end of its prefill."""
@@ -107,7 +114,7 @@ class Meter:
         if not metered.answering:
             metered.answering = True
             metered.mark_s = now_s
-            self._prefilled(metered.prompt_tokens, now_s)
+            self._prefilled(metered.prompt_work, now_s)
             return
         metered.tokens_since_mark += count
         if metered.tokens_since_mark >= DECODE_SAMPLE_TOKENS:
@@ -119,10 +126,10 @@ class Meter:
         metered.output_tokens = output_tokens
         elapsed_s = now_s - metered.mark_s
         if output_tokens == 0:
-            self._prefill.sample(prompt_tokens, elapsed_s)
+            self._prefill.sample(self._work(prompt_tokens), elapsed_s)
             return
         prefill = self.prefill_tokens_per_s
-        self._decode.sample(output_tokens, elapsed_s - (prompt_tokens / prefill if prefill else 0.0))
+        self._decode.sample(output_tokens, elapsed_s - (self._work(prompt_tokens) / prefill if prefill else 0.0))
 
     def ended(self, metered: Metered, now_s: float) -> None:
         """The attempt is over, however it ended."""
@@ -131,11 +138,16 @@ class Meter:
         elif metered.tokens_since_mark > 0:
             self._sample_decode(metered, now_s)
 
-    def _prefilled(self, prompt_tokens: int, now_s: float) -> None:
+    def _work(self, prompt_tokens: int, cached_tokens: int = 0) -> int:
+        """In tokens of a short prompt."""
+        new = max(0, prompt_tokens - cached_tokens)
+        return round(new * length_factor(prompt_tokens, cached_tokens, self._attention))
+
+    def _prefilled(self, prompt_work: int, now_s: float) -> None:
         if now_s - self._batch_end_s >= PREFILL_BATCH_S:
             self._close_batch()
         self._prefilling -= 1
-        self._batch_tokens += prompt_tokens
+        self._batch_tokens += prompt_work
         self._batch_end_s = now_s
         if self._prefilling == 0:
             self._close_batch()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, ResponseSink, Upstream
 from covey_mesh.core.facts import EngineState, ModelLoad, Task
+from covey_mesh.core.model_size import attention_per_token
 from covey_node.core.admission import WAITING_S_MAX, Admission, Bounds, Place, Ticket
 from covey_node.core.engine import Engine, EngineInfo
 from covey_node.core.meter import Meter, Metered
@@ -158,7 +159,7 @@ class ServedModel:
         self.spec = spec
         self._clock = clock
         self._changed = changed
-        self._meter = Meter()
+        self._meter = Meter(attention_per_token(spec.name))
         self._admission = Admission(Bounds(0, 0, 0, 0), self._meter)
         self._bounded_for: EngineInfo | None = None
         self._attempts: dict[Ticket, Attempt] = {}
@@ -237,6 +238,7 @@ class ServedModel:
             running_limit=admission.running_limit,
             waiting_limit=admission.bounds.waiting,
             queued_tokens=admission.queued_tokens,
+            queued_prompt_tokens=admission.queued_prompt_tokens,
             kv_cache_tokens_total=admission.bounds.kv_tokens,
             kv_cache_tokens_free=admission.kv_tokens_free,
             prefill_tokens_per_s=self._meter.prefill_tokens_per_s,

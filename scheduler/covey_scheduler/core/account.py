@@ -1,38 +1,51 @@
-"""What the leader knows of the pool at this moment: the view, its own assignments, caches and failures.
+"""What the leader knows of the pool at this moment: the view, its own assignments, caches, failures, answer lengths.
 
-Turns all that into candidates for one ask; the policy sees nothing else.
+Turns all that into a question and the machines as they stand for it; the policy sees nothing else.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
 from covey_mesh.core.asking import Ask
-from covey_mesh.core.facts import PoolView
+from covey_mesh.core.facts import PoolView, Task
 from covey_mesh.core.names import NodeId
-from covey_scheduler.core.expectation import expected_output_tokens, uncached_tokens
-from covey_scheduler.core.filters import busy, rejection_of
+from covey_scheduler.core.expectation import AnswerLengths
+from covey_scheduler.core.filters import busy
 from covey_scheduler.core.inflight import Inflight, RecentFailures, RequestKey, Reservation
-from covey_scheduler.core.machine import Candidate, Machine, largest_context_tokens
-from covey_scheduler.core.machine_cache import MachineCache
-from covey_scheduler.core.policy import Ranked
+from covey_scheduler.core.machine import Candidate, Machine
+from covey_scheduler.core.machine_cache import MODELS_CACHED_MAX, MachineCache
+from covey_scheduler.core.policies import Policy
+from covey_scheduler.core.policy import Ranking, rank
+from covey_scheduler.core.prediction import Question, prompt_s, uncached_tokens
 from covey_scheduler.core.prefix import PrefixIndex
 from covey_scheduler.core.settings import SchedulerSettings
+from covey_scheduler.core.standing import Standing, prompts_left_s
+from covey_scheduler.core.standings import Standings
 
 
 class PoolAccount:
     """Changed by the scheduler's events only."""
 
-    def __init__(self, self_id: NodeId, settings: SchedulerSettings) -> None:
+    def __init__(self, self_id: NodeId, settings: SchedulerSettings, policy: Policy) -> None:
         self.view = PoolView(self_id)
         self.inflight = Inflight(settings)
         self.failures = RecentFailures(settings.failure_memory_s)
+        self.answers = AnswerLengths(settings)
         self._settings = settings
+        self._policy = policy
+        self._seen_at_s = 0.0
         self._machines = MachineCache()
+        self._standings: OrderedDict[str, Standings] = OrderedDict()
+        self._failed_before: dict[str, set[NodeId]] = {}
         self._prefixes = PrefixIndex(settings.prefix_blocks_max, settings.prefix_blocks_total_max)
 
     def view_changed(self, view: PoolView, now_s: float) -> None:
         if view.members.keys() != self.view.members.keys():
             self._prefixes.keep_only(view.members.keys())
         self.view = view
+        self._seen_at_s = now_s
         self.inflight.observe(view, now_s)
 
     def clear(self) -> None:
@@ -40,52 +53,109 @@ class PoolAccount:
         self.inflight.clear()
         self.failures = RecentFailures(self._settings.failure_memory_s)
         self._prefixes.keep_only(())
+        self._standings.clear()
 
-    def candidates(self, ask: Ask, now_s: float, requests_ahead: int = 0) -> list[Candidate]:
-        """Every machine of the view, in its order, as it stands for this ask."""
-        machines = self._machines.machines(ask.model, self.view)
-        largest = largest_context_tokens(machines)
-        return [self._candidate(machine, ask, now_s, largest, requests_ahead) for machine in machines]
+    def ranking(self, ask: Ask, now_s: float, turn: int = 0, ahead_s: Mapping[NodeId, float] | None = None) -> Ranking:
+        """`ahead_s`: seconds of prompts that asks before this one will bring to a machine."""
+        standings = self._refreshed(ask.model, now_s)
+        machines, rejected = standings.passing(ask)
+        question = Question(ask, self._expected_output(ask, machines), now_s, turn)
+        cached = self._cached(ask, machines, standings)
+        if ahead_s:
+            machines = [_with_ahead(machine, ahead_s, now_s) for machine in machines]
+        return rank(question, machines, cached, rejected, self._policy, self._settings)
 
     def any_free(self, model: str, now_s: float) -> bool:
         """False if no machine could start even the smallest ask: no queued one need be looked at."""
         smallest = Ask(request_id="", attempt=0, model=model, prompt_tokens=0, max_output_tokens=1)
-        for machine in self._machines.machines(model, self.view):
-            candidate = self._candidate(machine, smallest, now_s, 0, 0)
-            if rejection_of(smallest, candidate) is None and not busy(smallest, candidate, self._settings):
-                return True
-        return False
+        machines, _ = self._refreshed(model, now_s).passing(smallest)
+        if not self._policy.late_binding:
+            return bool(machines)
+        question, settings = Question(smallest, 1, now_s), self._settings
+        return any(not busy(question, machine, settings) for machine in machines)
 
-    def assign(self, key: RequestKey, ask: Ask, chosen: Ranked, now_s: float) -> int:
-        """Remember an assignment; returns the output tokens expected of it."""
-        machine, load = chosen.candidate.machine, chosen.candidate.machine.load
-        assert load is not None, "a ranked machine offers the model"
-        output_tokens = expected_output_tokens(ask, load.task, self._settings)
-        tokens = uncached_tokens(ask, chosen.candidate) + output_tokens
-        self.inflight.reserve(Reservation(key, ask.attempt, machine.node_id, ask.model, tokens, now_s))
-        member = self.view.members[machine.node_id]
-        self.inflight.note_report(machine.node_id, (member.load.incarnation, member.load.sequence))
-        capacity = max(1, load.kv_cache_tokens_total // self._settings.tokens_per_block)
-        self._prefixes.add(
-            machine.node_id,
-            ask.model,
-            machine.generation,
-            ask.prefix_hashes,
-            capacity if load.kv_cache_tokens_total else 0,
+    def work_s(self, ask: Ask, now_s: float) -> float:
+        """Seconds of the fastest machine for what of the prompt the best prefix cache does not hold."""
+        standings = self._refreshed(ask.model, now_s)
+        blocks = max((found[2] for found in self._prefixes.matches(ask.model, ask.prefix_hashes)), default=0)
+        machine = standings.fastest
+        return 0.0 if machine is None else prompt_s(ask, machine, blocks * self._settings.tokens_per_block)
+
+    def assign(self, key: RequestKey, ranking: Ranking, index: int) -> None:
+        """Remember an assignment to the machine at `index`."""
+        question, chosen = ranking.question, ranking.machines[index]
+        ask, machine = question.ask, chosen.candidate.machine
+        prompt = uncached_tokens(ask, ranking.cached[index])
+        seconds = prompt_s(ask, chosen, ranking.cached[index])
+        tokens = ask.prompt_tokens + question.output_tokens
+        self.inflight.reserve(
+            Reservation(key, ask.attempt, machine.node_id, ask.model, tokens, question.now_s, prompt, seconds)
         )
-        return output_tokens
+        member = self.view.members[machine.node_id]
+        self.inflight.note_report(machine.node_id, ask.model, (member.load.incarnation, member.load.sequence))
+        total = chosen.load.kv_cache_tokens_total
+        capacity = max(1, total // self._settings.tokens_per_block) if total else 0
+        self._prefixes.add(machine.node_id, ask.model, machine.generation, ask.prefix_hashes, capacity)
 
-    def _candidate(self, machine: Machine, ask: Ask, now_s: float, largest: int, ahead: int) -> Candidate:
+    def _refreshed(self, model: str, now_s: float) -> Standings:
+        standings = self._standings.get(model)
+        if standings is None:
+            standings = self._standings[model] = Standings(model, self._settings)
+            while len(self._standings) > MODELS_CACHED_MAX:
+                self._standings.popitem(last=False)
+        changed = self.inflight.changed.pop(model, set()) | self._failures_changed(model)
+        machines = self._machines.machines(model, self.view)
+        standings.refresh(machines, changed, lambda machine, largest: self._candidate(machine, model, now_s, largest))
+        return standings
+
+    def _failures_changed(self, model: str) -> set[NodeId]:
+        """Machines whose failures count, or did until now: they are forgotten by time."""
+        before = self._failed_before.pop(model, set())
+        now = self.failures.remembered(model)
+        if now:
+            self._failed_before[model] = now
+        return before | now
+
+    def _candidate(self, machine: Machine, model: str, now_s: float, largest: int) -> Candidate:
         if machine.load is None:
             return Candidate(machine)
-        requests, tokens = self.inflight.reserved(machine.node_id, ask.model)
-        blocks = self._prefixes.matched_blocks(machine.node_id, ask.model, machine.generation, ask.prefix_hashes)
-        return Candidate(
+        extra = self.inflight.extra(machine.node_id, model)
+        candidate = Candidate(
             machine,
-            cached_tokens=min(blocks * self._settings.tokens_per_block, max(0, ask.prompt_tokens - 1)),
-            reserved_requests=requests,
-            reserved_tokens=tokens,
-            recent_failures=self.failures.count(machine.node_id, ask.model, now_s),
+            reserved_requests=extra.requests,
+            reserved_tokens=extra.tokens,
+            prompts_done_at_s=extra.prompts_done_at_s,
+            recent_failures=self.failures.count(machine.node_id, model, now_s),
             largest_context_tokens=largest,
-            requests_ahead=ahead,
+            indexed_blocks=self._prefixes.held_blocks(machine.node_id, model),
         )
+        others = machine.load.running_requests + machine.load.waiting_requests - extra.counted
+        theirs_s = prompts_left_s(candidate, others)
+        if theirs_s <= 0:
+            return candidate
+        return candidate._replace(prompts_done_at_s=max(extra.prompts_done_at_s, self._seen_at_s) + theirs_s)
+
+    def _expected_output(self, ask: Ask, machines: Sequence[Standing]) -> int:
+        task = machines[0].load.task if machines else Task.GENERATE
+        return self.answers.expected(ask, task)
+
+    def _cached(self, ask: Ask, machines: Sequence[Standing], standings: Standings) -> list[int]:
+        cached = [0] * len(machines)
+        most = max(0, ask.prompt_tokens - 1)
+        for node_id, generation, blocks in self._prefixes.matches(ask.model, ask.prefix_hashes):
+            place = standings.place(node_id)
+            if place is None:
+                continue
+            if place >= len(machines) or machines[place].candidate.machine.node_id != node_id:
+                # Not everybody who usually passes does so for this ask.
+                place = next((i for i, m in enumerate(machines) if m.candidate.machine.node_id == node_id), None)
+            if place is not None and machines[place].candidate.machine.generation == generation:
+                cached[place] = min(blocks * self._settings.tokens_per_block, most)
+        return cached
+
+
+def _with_ahead(machine: Standing, ahead_s: Mapping[NodeId, float], now_s: float) -> Standing:
+    seconds = ahead_s.get(machine.candidate.machine.node_id)
+    if seconds is None:
+        return machine
+    return machine._replace(prompts_done_at_s=max(machine.prompts_done_at_s, now_s) + seconds)

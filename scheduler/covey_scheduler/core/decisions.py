@@ -1,10 +1,56 @@
-"""The record of a decision, made from a ranking: what `covey explain` shows."""
+"""The record of a decision, made from a ranking: what `covey explain` shows.
+
+Most records are never read, so a record's verdicts are worked out when somebody looks at them: from the ranking, which
+never changes, hence with the same result at any time.
+"""
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Iterator, Sequence
+from typing import overload
+
 from covey_mesh.core.asking import CandidateVerdict
 from covey_scheduler.core.filters import Rejection
-from covey_scheduler.core.policy import Ranked, Ranking
+from covey_scheduler.core.policy import Ranking
+from covey_scheduler.core.prediction import predict
+
+
+class Verdicts(Sequence[CandidateVerdict]):
+    """The verdicts of one ranking, made on first use."""
+
+    __slots__ = ("_candidates_max", "_made", "_ranking", "_refused")
+
+    def __init__(self, ranking: Ranking, candidates_max: int, refused: str = "") -> None:
+        self._ranking: Ranking | None = ranking
+        self._candidates_max = candidates_max
+        self._refused = refused
+        self._made: tuple[CandidateVerdict, ...] = ()
+
+    def _verdicts(self) -> tuple[CandidateVerdict, ...]:
+        if self._ranking is not None:
+            self._made = verdicts(self._ranking, self._candidates_max, self._refused)
+            self._ranking = None
+        return self._made
+
+    def __len__(self) -> int:
+        return len(self._verdicts())
+
+    def __iter__(self) -> Iterator[CandidateVerdict]:
+        return iter(self._verdicts())
+
+    @overload
+    def __getitem__(self, index: int) -> CandidateVerdict: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[CandidateVerdict, ...]: ...
+    def __getitem__(self, index: int | slice) -> CandidateVerdict | tuple[CandidateVerdict, ...]:
+        return self._verdicts()[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._verdicts() == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(verdict.node_id for verdict in self._verdicts()))
 
 
 def verdicts(ranking: Ranking, candidates_max: int, refused: str = "") -> tuple[CandidateVerdict, ...]:
@@ -13,20 +59,26 @@ def verdicts(ranking: Ranking, candidates_max: int, refused: str = "") -> tuple[
     Room is kept for rejected machines too (a quarter), since their reasons are what people ask for. `refused` is why
     an ask that some machine could serve was not even queued.
     """
-    passed = (*ranking.free, *ranking.waiting_for)
-    room = max(candidates_max - len(passed), candidates_max // 4)
+    room = max(candidates_max - len(ranking.machines), candidates_max // 4)
     rejected = ranking.rejected[:room]
-    shown = passed[: candidates_max - len(rejected)]
-    return (*(_ranked(each, refused) for each in shown), *(_rejected(each) for each in rejected))
+    reasons = [ranking.busy(index) for index in range(len(ranking.machines))]
+    order = heapq.nsmallest(
+        candidates_max - len(rejected),
+        range(len(ranking.machines)),
+        key=lambda index: (bool(reasons[index]), ranking.costs[index]),
+    )
+    return (*(_ranked(ranking, index, refused or reasons[index]) for index in order), *map(_rejected, rejected))
 
 
-def _ranked(ranked: Ranked, refused: str) -> CandidateVerdict:
+def _ranked(ranking: Ranking, index: int, reason: str) -> CandidateVerdict:
+    machine = ranking.machines[index]
+    prediction = predict(ranking.question, machine, ranking.cached[index], ranking.settings)
     return CandidateVerdict(
-        node_id=ranked.candidate.machine.node_id,
-        rejected_because=refused or ranked.busy,
-        first_token_s=ranked.prediction.first_token_s,
-        last_token_s=ranked.prediction.last_token_s,
-        terms_s=ranked.prediction.terms_s,
+        node_id=machine.candidate.machine.node_id,
+        rejected_because=reason,
+        first_token_s=prediction.first_token_s,
+        last_token_s=prediction.last_token_s,
+        terms_s=prediction.terms_s,
     )
 
 

@@ -7,14 +7,15 @@ A filter returns "" where the machine passes, else a sentence for people. To add
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from covey_mesh.core.asking import Ask
 from covey_mesh.core.facts import EngineState, ModelLoad
-from covey_scheduler.core.expectation import expected_output_tokens
 from covey_scheduler.core.machine import DETAIL_LENGTH_MAX, Candidate
+from covey_scheduler.core.prediction import Question
 from covey_scheduler.core.settings import SchedulerSettings
+from covey_scheduler.core.standing import Standing
 
 ESTIMATE_SLACK = 2.0
 """A gateway's token count is an estimate. Up to this factor over the largest context the ask still goes to a machine
@@ -116,24 +117,27 @@ def rejection_of(ask: Ask, candidate: Candidate) -> Rejection | None:
     return None
 
 
-def retry_after_ms(rejections: tuple[Rejection, ...]) -> int:
+def retry_after_ms(rejections: Iterable[Rejection]) -> int:
     """The soonest that any rejected machine might serve; 0 if none ever will."""
     return min((r.failed.retry_after_ms for r in rejections if r.failed.retry_after_ms), default=0)
 
 
-def busy(ask: Ask, candidate: Candidate, settings: SchedulerSettings) -> str:
-    """Why the machine would only queue the ask; "" if it can start at once: the rule of the node's own admission."""
-    load = _load(candidate)
-    running = load.running_requests + candidate.reserved_requests
+def busy(question: Question, machine: Standing, settings: SchedulerSettings) -> str:
+    """Why the machine would only queue the ask; "" if it can start at once: the rule of the node's own admission, and
+    no more prompt work before it than `start_ahead_s`."""
+    load, running = machine.load, machine.running
     if load.running_limit and running >= load.running_limit:
         return f"busy: {running} of {load.running_limit} running"
     if load.waiting_requests:
         return f"busy: {load.waiting_requests} waiting"
+    ahead_s = machine.prompts_done_at_s - question.now_s
+    if ahead_s > settings.start_ahead_s:
+        return f"busy: {ahead_s:.2f} s of prompts before it"
     if not running or not load.kv_cache_tokens_total:
         # An idle machine is never busy, whatever it says of its cache: else a wrong count would starve it.
         return ""
-    free = load.kv_cache_tokens_free - candidate.reserved_tokens
-    need = min(ask.prompt_tokens + expected_output_tokens(ask, load.task, settings), load.kv_cache_tokens_total)
+    free = load.kv_cache_tokens_total - machine.kv_tokens_held
+    need = min(question.ask.prompt_tokens + question.output_tokens, load.kv_cache_tokens_total)
     return f"busy: {max(free, 0)} KV-cache tokens free, {need} needed" if free < need else ""
 
 

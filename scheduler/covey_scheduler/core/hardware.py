@@ -7,7 +7,6 @@ vendors' data sheets: memory bandwidth and dense 16-bit tensor FLOPs with 32-bit
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -75,13 +74,8 @@ BANDWIDTH_REACHED = 0.6
 FLOPS_REACHED = 0.35
 """Shares of the data sheet that engines commonly reach; on the low side, since a prior must be conservative."""
 
-PARAMETERS_DEFAULT = 8e9
-"""Weights of a model whose name does not tell."""
-
 BYTES_PER_PARAMETER = 2.0
 """bfloat16; a quantised model is faster than its prior."""
-
-_SIZE = re.compile(r"(?<![a-z0-9.])(?:(\d{1,2})x)?(\d{1,4}(?:\.\d{1,3})?)([bm])(?![a-z0-9])")
 
 
 def hardware_of(member: Member) -> Hardware:
@@ -97,16 +91,6 @@ def gpu_hardware(name: str) -> Hardware:
     """By the driver's name, as in "NVIDIA GeForce RTX 4090"."""
     lowered = name.lower()
     return next((hardware for part, hardware in GPUS if part in lowered), GPU_DEFAULT)
-
-
-@lru_cache(maxsize=1024)
-def parameters_guess(model: str) -> float:
-    """Weights from a name such as "qwen2.5-7b", "mixtral-8x7b", "smollm-135m"; else PARAMETERS_DEFAULT."""
-    found = _SIZE.search(model.lower())
-    if found is None:
-        return PARAMETERS_DEFAULT
-    experts, number, unit = found.groups()
-    return max(1e6, int(experts or 1) * float(number) * (1e9 if unit == "b" else 1e6))
 
 
 def prefill_prior_tokens_per_s(hardware: Hardware, parameters: float) -> float:

@@ -1,15 +1,16 @@
-"""What the leader assigned and no load report shows yet, and which machines have just failed.
+"""What the leader knows of its own assignments beyond the machines' reports, and which machines have just failed.
 
-Without the first, fifty asks in one instant would all go to the machine that looked best before them; without the
-second, a machine that fails fast would look idle and attract everything.
+A report is a moment old. Without the first, fifty asks in one instant would all go to the machine that looked best
+before them; without the second, a machine that fails fast would look idle and attract everything.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from covey_mesh.core.facts import PoolView
+from covey_mesh.core.facts import ModelLoad, PoolView
 from covey_mesh.core.names import NodeId
 from covey_scheduler.core.settings import SchedulerSettings
 
@@ -20,9 +21,10 @@ FAILURES_COUNTED_MAX = 8
 NODES_REMEMBERED_MAX = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """One assignment. `tokens`: prompt not cached plus output expected."""
+class Reservation(NamedTuple):
+    """One assignment. `tokens`: the whole prompt plus output expected, as the node reserves them; `prompt_s`: seconds
+    the machine needs for what of the prompt it has not cached, `prompt_tokens`;
+    `prompts_upto_s`: of all prompts ever assigned there, this one included (set when reserved)."""
 
     key: RequestKey
     attempt: int
@@ -30,87 +32,181 @@ class Reservation:
     model: str
     tokens: int
     made_at_s: float
+    prompt_tokens: int = 0
+    prompt_s: float = 0.0
+    prompts_upto_s: float = 0.0
+
+
+class Extra(NamedTuple):
+    """To add to a machine's report. `prompts_done_at_s`: when the prompts given to it will have been
+    computed; `counted`: requests of the report that are ours."""
+
+    requests: int = 0
+    tokens: int = 0
+    prompts_done_at_s: float = 0.0
+    counted: int = 0
+
+
+NOTHING = Extra()
+
+
+@dataclass(slots=True)
+class _Place:
+    """Assignments to one model on one machine: those no report includes yet, and those the last report included.
+
+    With S of ours and `admitted` in that report, max(0, admitted - S) requests are others'; of ours it counts at most
+    `counted`. When of ours fewer than `counted` are left, some have ended since the report.
+    """
+
+    unreported: dict[RequestKey, Reservation] = field(default_factory=dict)
+    reported: dict[RequestKey, Reservation] = field(default_factory=dict)
+    counted: int = 0
+    ended_tokens: int = 0
+    unreported_tokens: int = 0
+    prompts_done_at_s: float = 0.0
+    prompts_given_s: float = 0.0
+    report: tuple[int, int] | None = None
+
+    def extra(self) -> Extra:
+        ended = max(0, self.counted - len(self.reported))
+        tokens = self.unreported_tokens - (self.ended_tokens if ended else 0)
+        return Extra(len(self.unreported) - ended, tokens, self.prompts_done_at_s, self.counted)
 
 
 class Inflight:
-    """Reservations end with the attempt's report, a load report that must include them, or their time."""
+    """Reservations end with the attempt's report, with their machine, or, if no load report shows them, in time."""
 
     def __init__(self, settings: SchedulerSettings) -> None:
         self._settings = settings
         self._by_key: OrderedDict[RequestKey, Reservation] = OrderedDict()
-        self._totals: dict[tuple[NodeId, str], tuple[int, int]] = {}
-        self._last_report: dict[NodeId, tuple[int, int]] = {}
+        self._places: dict[NodeId, dict[str, _Place]] = {}
+        self._unreported: OrderedDict[RequestKey, Reservation] = OrderedDict()
+        self.changed: dict[str, set[NodeId]] = {}
+        """Machines whose extra() has changed, by model; who keeps copies takes them out."""
 
     def __len__(self) -> int:
         return len(self._by_key)
 
     def reserve(self, reservation: Reservation) -> None:
-        """Replaces an earlier attempt's. At the bound the oldest goes: it is the likeliest to be reported already."""
+        """Replaces an earlier attempt's. At the bound the oldest goes: it is the likeliest to have ended."""
         self.release(reservation.key)
-        self._by_key[reservation.key] = reservation
-        self._count(reservation, 1)
+        place = self._places.setdefault(reservation.node_id, {}).setdefault(reservation.model, _Place())
+        start_s = max(place.prompts_done_at_s, reservation.made_at_s)
+        place.prompts_done_at_s = start_s + reservation.prompt_s
+        place.prompts_given_s += reservation.prompt_s
+        reservation = reservation._replace(prompts_upto_s=place.prompts_given_s)
+        place.unreported[reservation.key] = reservation
+        place.unreported_tokens += reservation.tokens
+        self._by_key[reservation.key] = self._unreported[reservation.key] = reservation
+        self._changed(reservation.node_id, reservation.model)
         while len(self._by_key) > self._settings.reservations_max:
             self.release(next(iter(self._by_key)))
 
-    def release(self, key: RequestKey) -> None:
-        """Safe to call for a key that has none."""
+    def release(self, key: RequestKey, unserved: bool = False, served_at_s: float | None = None) -> None:
+        """Safe to call for a key that has none. `unserved`: its prompt will never be computed. Else, engines compute
+        prompts in order of arrival: when one has been answered, only those assigned after it can be left."""
         reservation = self._by_key.pop(key, None)
-        if reservation is not None:
-            self._count(reservation, -1)
+        if reservation is None:
+            return
+        place = self._places[reservation.node_id][reservation.model]
+        if self._unreported.pop(key, None) is not None:
+            del place.unreported[key]
+            place.unreported_tokens -= reservation.tokens
+        else:
+            del place.reported[key]
+            place.ended_tokens += reservation.tokens
+        if unserved:
+            place.prompts_done_at_s -= reservation.prompt_s
+        elif served_at_s is not None:
+            left_s = place.prompts_given_s - reservation.prompts_upto_s
+            place.prompts_done_at_s = min(place.prompts_done_at_s, served_at_s + left_s)
+        self._changed(reservation.node_id, reservation.model)
 
     def release_gateway(self, gateway: NodeId) -> None:
         """Its requests ended with it."""
         for key in [key for key in self._by_key if key[0] == gateway]:
-            self.release(key)
+            self.release(key, unserved=True)
 
-    def reserved(self, node_id: NodeId, model: str) -> tuple[int, int]:
-        """(requests, tokens) not yet in the machine's report."""
-        return self._totals.get((node_id, model), (0, 0))
+    def extra(self, node_id: NodeId, model: str) -> Extra:
+        """What to add to the machine's report."""
+        place = self._places.get(node_id, {}).get(model)
+        return NOTHING if place is None else place.extra()
 
     def expire(self, now_s: float) -> None:
-        """All live equally long, so the oldest is always first."""
-        while self._by_key:
-            key, reservation = next(iter(self._by_key.items()))
+        """Unreported ones only, which all live equally long: the oldest is always first."""
+        while self._unreported:
+            key, reservation = next(iter(self._unreported.items()))
             if now_s - reservation.made_at_s < self._settings.reservation_s:
                 return
-            self.release(key)
+            self.release(key, unserved=True)
 
     def observe(self, view: PoolView, now_s: float) -> None:
         """A machine's new report includes what was assigned `settle_s` before it; a lost machine holds nothing."""
-        fresh: set[NodeId] = set()
-        for node_id in {reservation.node_id for reservation in self._by_key.values()}:
+        for node_id in list(self._places):
             member = view.members.get(node_id)
-            report = None if member is None else (member.load.incarnation, member.load.sequence)
-            if report is None or report != self._last_report.get(node_id, report):
-                fresh.add(node_id)
-            if report is not None:
-                self._last_report[node_id] = report
-        if not fresh:
-            return
-        for key, reservation in list(self._by_key.items()):
-            settled = now_s - reservation.made_at_s >= self._settings.settle_s
-            if reservation.node_id in fresh and (settled or reservation.node_id not in view.members):
-                self.release(key)
+            places = self._places[node_id]
+            if member is None:
+                self._forget(node_id)
+                continue
+            report = (member.load.incarnation, member.load.sequence)
+            for model, place in list(places.items()):
+                if place.report is not None and place.report[0] != report[0]:
+                    self._forget_place(node_id, model)
+                elif place.report is not None and place.report != report:
+                    self._take_report(place, member.load.model(model), now_s)
+                    self._changed(node_id, model)
+                    if not place.unreported and not place.reported and place.prompts_done_at_s <= now_s:
+                        self._forget_place(node_id, model)
+                place.report = report
+            if not places:
+                del self._places[node_id]
 
-    def note_report(self, node_id: NodeId, report: tuple[int, int]) -> None:
+    def note_report(self, node_id: NodeId, model: str, report: tuple[int, int]) -> None:
         """The (incarnation, sequence) that an assignment was made on."""
-        self._last_report[node_id] = report
+        self._places[node_id][model].report = report
 
     def clear(self) -> None:
-        self._by_key.clear()
-        self._totals.clear()
-        self._last_report.clear()
+        for node_id in list(self._places):
+            self._forget(node_id)
 
-    def _count(self, reservation: Reservation, sign: int) -> None:
-        place = (reservation.node_id, reservation.model)
-        requests, tokens = self._totals.get(place, (0, 0))
-        requests, tokens = requests + sign, tokens + sign * reservation.tokens
-        if requests:
-            self._totals[place] = (requests, tokens)
+    def _changed(self, node_id: NodeId, model: str) -> None:
+        self.changed.setdefault(model, set()).add(node_id)
+
+    def _take_report(self, place: _Place, load: ModelLoad | None, now_s: float) -> None:
+        settled = [r for r in place.unreported.values() if now_s - r.made_at_s >= self._settings.settle_s]
+        for reservation in settled:
+            del place.unreported[reservation.key], self._unreported[reservation.key]
+            place.unreported_tokens -= reservation.tokens
+            place.reported[reservation.key] = reservation
+        place.ended_tokens = 0
+        admitted = 0 if load is None else load.running_requests + load.waiting_requests
+        place.counted = min(len(place.reported), max(0, admitted))
+        if load is not None:
+            self._correct_prompts(place, load, now_s)
+
+    def _correct_prompts(self, place: _Place, load: ModelLoad, now_s: float) -> None:
+        """No more can be left than the prompts that the machine says are left, and what it does not know yet."""
+        unreported_s = sum(r.prompt_s for r in place.unreported.values())
+        sample = next(iter(place.unreported.values()), None) or next(iter(place.reported.values()), None)
+        if sample is None or load.running_requests + load.waiting_requests <= 0:
+            left_s = 0.0
+        elif sample.prompt_s <= 0:
             return
-        del self._totals[place]
-        if not any(node_id == reservation.node_id for node_id, _ in self._totals):
-            self._last_report.pop(reservation.node_id, None)
+        else:
+            left_s = max(0, load.queued_prompt_tokens) * sample.prompt_s / max(1, sample.prompt_tokens)
+        place.prompts_done_at_s = min(place.prompts_done_at_s, now_s + left_s + unreported_s)
+
+    def _forget(self, node_id: NodeId) -> None:
+        for model in list(self._places[node_id]):
+            self._forget_place(node_id, model)
+        self._places.pop(node_id, None)
+
+    def _forget_place(self, node_id: NodeId, model: str) -> None:
+        place = self._places[node_id].pop(model)
+        for key in (*place.unreported, *place.reported):
+            del self._by_key[key]
+            self._unreported.pop(key, None)
+        self._changed(node_id, model)
 
 
 class RecentFailures:
@@ -129,6 +225,10 @@ class RecentFailures:
 
     def succeeded(self, node_id: NodeId, model: str) -> None:
         self._times.pop((node_id, model), None)
+
+    def remembered(self, model: str) -> set[NodeId]:
+        """Machines with a failure on record for this model."""
+        return {node_id for node_id, name in self._times if name == model}
 
     def count(self, node_id: NodeId, model: str, now_s: float) -> int:
         times = self._times.get((node_id, model))

@@ -16,10 +16,13 @@ from covey_mesh.core.names import NodeId
 from covey_scheduler.core.clean_ask import clean_ask
 from covey_scheduler.core.decisions import verdicts
 from covey_scheduler.core.expectation import expected_output_tokens
+from covey_scheduler.core.filters import Rejection, rejection_of
 from covey_scheduler.core.machine import Candidate, Machine, largest_context_tokens, machines_of
-from covey_scheduler.core.policy import Ranked, Ranking, choose
-from covey_scheduler.core.prediction import decode_s, prefill_s
+from covey_scheduler.core.policies import PREDICTED
+from covey_scheduler.core.policy import Ranking, rank
+from covey_scheduler.core.prediction import Question
 from covey_scheduler.core.settings import SchedulerSettings
+from covey_scheduler.core.standing import Standing, prompts_left_s, standing_of
 
 POLICY = "two-choices-by-speed"
 
@@ -41,9 +44,8 @@ def choose_alone(
     machines = machines_of(ask.model, view.members)
     largest = largest_context_tokens(machines)
     candidates = [_candidate(machine, ask, own_in_flight, largest, settings) for machine in machines]
-    ranking = choose(ask, candidates, settings)
-    passed = (*ranking.free, *ranking.waiting_for)
-    chosen = _pick(ask, passed, random_unit, settings) if passed else None
+    ranking = _ranking(ask, candidates, settings)
+    chosen = _pick(ranking, random_unit) if ranking.machines else None
     return chosen, _record(ask, view, ranking, chosen, settings)
 
 
@@ -52,29 +54,45 @@ def _candidate(
 ) -> Candidate:
     if machine.load is None:
         return Candidate(machine)
+    load = machine.load
     # A report may include some of this gateway's own requests: count what it cannot include.
-    unseen = max(0, own_in_flight.get(machine.node_id, 0) - machine.load.running_requests)
-    tokens = unseen * expected_output_tokens(ask, machine.load.task, settings)
-    return Candidate(machine, reserved_requests=unseen, reserved_tokens=tokens, largest_context_tokens=largest)
+    unseen = max(0, own_in_flight.get(machine.node_id, 0) - load.running_requests)
+    tokens = unseen * (ask.prompt_tokens + expected_output_tokens(ask, load.task, settings))
+    candidate = Candidate(machine, unseen, tokens, largest_context_tokens=largest)
+    unseen_s = unseen * ask.prompt_tokens / machine.speeds.prefill_tokens_per_s
+    theirs_s = prompts_left_s(candidate, load.running_requests + load.waiting_requests)
+    return candidate._replace(prompts_done_at_s=theirs_s + unseen_s)
 
 
-def _pick(
-    ask: Ask, passed: Sequence[Ranked], random_unit: Callable[[], float], settings: SchedulerSettings
-) -> NodeId | None:
-    weights = [1.0 / idle_s(ask, each.candidate, settings) for each in passed]
+def _ranking(ask: Ask, candidates: Sequence[Candidate], settings: SchedulerSettings) -> Ranking:
+    """The moment is second 0 of a clock of its own."""
+    rejections = [rejection_of(ask, candidate) for candidate in candidates]
+    passed = [
+        standing_of(candidate, settings)
+        for candidate, rejection in zip(candidates, rejections, strict=True)
+        if rejection is None
+    ]
+    rejected: list[Rejection] = [rejection for rejection in rejections if rejection is not None]
+    output = expected_output_tokens(ask, passed[0].load.task, settings) if passed else 0
+    return rank(Question(ask, output, 0.0), passed, [0] * len(passed), rejected, PREDICTED, settings)
+
+
+def _pick(ranking: Ranking, random_unit: Callable[[], float]) -> NodeId | None:
+    machines = ranking.machines
+    weights = [1.0 / idle_s(ranking.question, machine) for machine in machines]
     first = weighted_index(weights, random_unit())
-    if len(passed) == 1:
-        return passed[0].candidate.machine.node_id
+    if len(machines) == 1:
+        return machines[0].candidate.machine.node_id
     weights[first] = 0.0
     second = weighted_index(weights, random_unit())
-    best = min((passed[first], passed[second]), key=lambda each: each.prediction.last_token_s)
-    return best.candidate.machine.node_id
+    best = min(first, second, key=ranking.costs.__getitem__)
+    return machines[best].candidate.machine.node_id
 
 
-def idle_s(ask: Ask, candidate: Candidate, settings: SchedulerSettings) -> float:
-    """Seconds that the machine would need for this ask if it did nothing else."""
-    idle = Candidate(candidate.machine, cached_tokens=candidate.cached_tokens)
-    return max(1e-6, prefill_s(ask, idle, settings) + decode_s(ask, idle, settings))
+def idle_s(question: Question, machine: Standing) -> float:
+    """Seconds that the machine would need for this ask if nothing else were before it."""
+    prompt_s = question.ask.prompt_tokens * machine.prefill_s_per_token
+    return max(1e-6, prompt_s + question.output_tokens * machine.decode_s_per_token)
 
 
 def weighted_index(weights: Sequence[float], unit: float) -> int:

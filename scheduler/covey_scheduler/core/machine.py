@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from covey_mesh.core.facts import Member, ModelLoad, Task
+from covey_mesh.core.model_size import attention_per_token, parameters_guess
 from covey_mesh.core.names import NodeId
 from covey_scheduler.core import hardware
 
@@ -50,21 +51,25 @@ class Machine:
     round_trip_s: float
     load: ModelLoad | None
     speeds: Speeds
+    attention_per_token: float = 0.0
+    """See covey_mesh.core.model_size."""
 
 
 class Candidate(NamedTuple):
-    """A machine at the moment of one ask. `reserved_*`: assigned by the decider, not yet in the machine's report.
+    """A machine at this moment, whatever the ask. `reserved_*`: what the decider knows beyond the machine's report
+    (assigned and not in it yet, less what has ended since); `prompts_done_at_s`: when the prompts given to the machine
+    so far will have been computed, by the decider's clock.
 
-    A named tuple, like all that is made once for each ask and machine: a frozen dataclass takes thrice the time.
+    A named tuple, like all that is read once for each ask and machine: a frozen dataclass takes thrice the time.
     """
 
     machine: Machine
-    cached_tokens: int = 0
     reserved_requests: int = 0
     reserved_tokens: int = 0
+    prompts_done_at_s: float = 0.0
     recent_failures: int = 0
     largest_context_tokens: int = 0
-    requests_ahead: int = 0
+    indexed_blocks: int = 0
 
 
 def clamp(value: float, low: float, high: float) -> float:
@@ -86,6 +91,7 @@ def clean_load(load: ModelLoad) -> ModelLoad:
         running_limit=clamp_int(load.running_limit, REQUESTS_MAX),
         waiting_limit=clamp_int(load.waiting_limit, REQUESTS_MAX),
         queued_tokens=clamp_int(load.queued_tokens, QUEUED_TOKENS_MAX),
+        queued_prompt_tokens=clamp_int(load.queued_prompt_tokens, QUEUED_TOKENS_MAX),
         kv_cache_tokens_total=clamp_int(load.kv_cache_tokens_total, QUEUED_TOKENS_MAX),
         kv_cache_tokens_free=clamp_int(load.kv_cache_tokens_free, QUEUED_TOKENS_MAX),
         prefill_tokens_per_s=clean_speed(load.prefill_tokens_per_s, PREFILL_TOKENS_PER_S_MAX),
@@ -111,7 +117,7 @@ class Calibration:
 
 def calibration_of(model: str, members: Iterable[tuple[Member, ModelLoad]]) -> Calibration:
     """Tells the prior what it cannot know (the model's real size, the engine's efficiency) from other machines."""
-    parameters = hardware.parameters_guess(model)
+    parameters = parameters_guess(model)
     prefill, decode = [], []
     for member, load in members:
         own = hardware.hardware_of(member)
@@ -127,7 +133,7 @@ def speeds_of(member: Member, load: ModelLoad, calibration: Calibration) -> Spee
     prefill, decode = load.prefill_tokens_per_s, load.decode_tokens_per_s
     if prefill > 0 and (decode > 0 or load.task is Task.EMBED):
         return Speeds(prefill, decode or TOKENS_PER_S_MIN, True)
-    own, parameters = hardware.hardware_of(member), hardware.parameters_guess(load.model)
+    own, parameters = hardware.hardware_of(member), parameters_guess(load.model)
     prefill_prior = calibration.prefill * hardware.prefill_prior_tokens_per_s(own, parameters)
     decode_prior = calibration.decode * hardware.decode_prior_tokens_per_s(own, parameters)
     return Speeds(
@@ -151,6 +157,7 @@ def machine_of(member: Member, load: ModelLoad | None, calibration: Calibration)
         round_trip_s=clamp(member.round_trip_s, 0.0, ROUND_TRIP_S_MAX),
         load=load,
         speeds=NO_SPEEDS if load is None else speeds_of(member, load, calibration),
+        attention_per_token=0.0 if load is None else attention_per_token(load.model),
     )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 
 from covey_mesh.core.names import NodeId
-from covey_scheduler.core.policy import Ranked
-from covey_scheduler.core.prediction import Prediction
+from covey_scheduler.core.policy import Ranking
+from covey_scheduler.core.prediction import Question, prompt_s
+from covey_scheduler.core.standing import Standing
 
 TIE_S = 0.002
 """Predictions this close are equal, whatever their share."""
@@ -16,11 +16,28 @@ TURNS_MAX = 16_384
 """(machine, model) pairs whose last turn is remembered."""
 
 
-def tied(best: Prediction, other: Prediction, tolerance: float) -> bool:
-    """Equal within the tolerance, to the first token and to the last: a prefix hit is not traded for an even share."""
-    return other.last_token_s - best.last_token_s <= max(TIE_S, tolerance * best.last_token_s) and abs(
-        other.first_token_s - best.first_token_s
-    ) <= max(TIE_S, tolerance * best.first_token_s)
+def equals(ranking: Ranking, best: int) -> list[int]:
+    """Machines as good as `best`: equal costs; for predictions in seconds, equal within the tolerance, to the first
+    token and to the last: a prefix hit or a shorter line is not traded for an even share."""
+    cost = ranking.costs[best]
+    if not ranking.policy.ties_s:
+        return [index for index, other in enumerate(ranking.costs) if other <= cost]
+    limit = cost + max(TIE_S, ranking.settings.tie_tolerance * cost)
+    near = [index for index, other in enumerate(ranking.costs) if other <= limit]
+    if len(near) == 1:
+        return near
+    first_s = _first_token_s(ranking.question, ranking.machines[best], ranking.cached[best])
+    slack_s = max(TIE_S, ranking.settings.tie_tolerance * first_s)
+    return [
+        index
+        for index in near
+        if abs(_first_token_s(ranking.question, ranking.machines[index], ranking.cached[index]) - first_s) <= slack_s
+    ]
+
+
+def _first_token_s(question: Question, machine: Standing, cached: int) -> float:
+    ahead_s = max(0.0, machine.prompts_done_at_s - question.now_s)
+    return ahead_s + machine.before_s + prompt_s(question.ask, machine, cached)
 
 
 class Rotation:
@@ -29,19 +46,23 @@ class Rotation:
     def __init__(self, turns_max: int = TURNS_MAX) -> None:
         self._turns: OrderedDict[tuple[str, NodeId], int] = OrderedDict()
         self._turns_max = turns_max
-        self._count = 0
+        self.count = 0
 
-    def pick(self, model: str, free: Sequence[Ranked], tolerance: float) -> Ranked:
-        """From a ranking's non-empty `free`; records the turn."""
-        best = free[0].prediction
-        equals = [each for each in free if tied(best, each.prediction, tolerance)]
-        picked = min(equals, key=lambda each: self._turns.get((model, each.candidate.machine.node_id), -1))
-        self._record((model, picked.candidate.machine.node_id))
+    def pick(self, ranking: Ranking, best: int) -> int:
+        """`best`, or the one of its equals, not busy either, whose turn it is; records the turn."""
+        model = ranking.question.ask.model
+        same = [index for index in equals(ranking, best) if index == best or not ranking.busy(index)]
+
+        def last_turn(index: int) -> int:
+            return self._turns.get((model, ranking.machines[index].candidate.machine.node_id), -1)
+
+        picked = best if len(same) == 1 else min(same, key=last_turn)
+        self._record((model, ranking.machines[picked].candidate.machine.node_id))
         return picked
 
     def _record(self, key: tuple[str, NodeId]) -> None:
-        self._count += 1
-        self._turns[key] = self._count
+        self.count += 1
+        self._turns[key] = self.count
         self._turns.move_to_end(key)
         while len(self._turns) > self._turns_max:
             self._turns.popitem(last=False)

@@ -1,74 +1,79 @@
-"""The scheduling policy: `choose` reads an ask and the candidates, and ranks them. Pure, and the one place to read.
+"""From an ask and the machines as they stand to a ranking: filter -> cost -> order. Pure.
 
-filter (filters.py) -> predict (prediction.py) -> order by predicted completion. Ties are for pickers.py.
+The costs are a policy's (policies/), the reasons for leaving machines out are filters.py's; ties are for pickers.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from covey_mesh.core.asking import Ask
-from covey_scheduler.core.filters import Rejection, busy, rejection_of
-from covey_scheduler.core.machine import Candidate
-from covey_scheduler.core.prediction import Prediction, predict
+from covey_scheduler.core.filters import Rejection, busy
+from covey_scheduler.core.policies import Policy
+from covey_scheduler.core.prediction import Question
 from covey_scheduler.core.settings import SchedulerSettings
-
-POLICY = "predicted-completion"
-"""Named in every decision record."""
+from covey_scheduler.core.standing import Standing
 
 
-class Ranked(NamedTuple):
-    """A machine that passed every filter. `busy` says why it could not start the ask at once; "" if it could."""
-
-    candidate: Candidate
-    prediction: Prediction
-    busy: str
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ranking:
-    """`free` and `waiting_for` are best first; `waiting_for` are machines that would only queue the ask."""
+    """`machines` passed every filter; `cached` and `costs` belong to them one by one. Nothing in it changes later."""
 
-    free: tuple[Ranked, ...]
-    waiting_for: tuple[Ranked, ...]
-    rejected: tuple[Rejection, ...]
+    question: Question
+    policy: Policy
+    settings: SchedulerSettings
+    machines: Sequence[Standing]
+    cached: Sequence[int]
+    costs: Sequence[float]
+    rejected: Sequence[Rejection]
 
     @property
     def may_recover(self) -> bool:
         """True if some machine was rejected only for what may pass in a moment."""
         return any(r.failed.recovers for r in self.rejected)
 
+    def busy(self, index: int) -> str:
+        """Why that machine would only queue the ask; "" if it could start it soon, or the policy does not care."""
+        if not self.policy.late_binding:
+            return ""
+        return busy(self.question, self.machines[index], self.settings)
 
-def choose(ask: Ask, candidates: Iterable[Candidate], settings: SchedulerSettings) -> Ranking:
-    """Everything known of the moment is in the candidates: the same input always gives the same ranking."""
-    free: list[Ranked] = []
-    waiting_for: list[Ranked] = []
-    rejected: list[Rejection] = []
-    for candidate in candidates:
-        rejection = rejection_of(ask, candidate)
-        if rejection is not None:
-            rejected.append(rejection)
-            continue
-        why_busy = busy(ask, candidate, settings)
-        ranked = Ranked(candidate, predict(ask, candidate, settings), why_busy)
-        (waiting_for if why_busy else free).append(ranked)
-    free.sort(key=_completion)
-    waiting_for.sort(key=_completion)
-    return Ranking(tuple(free), tuple(waiting_for), tuple(rejected))
+    def best(self) -> int:
+        """The index of the machine that the policy prefers, busy or not."""
+        return min(range(len(self.costs)), key=self.costs.__getitem__)
+
+    def best_free(self) -> int | None:
+        """Of the machines that could start the ask soon, the index of the best; None without any."""
+        free = [index for index in range(len(self.costs)) if not self.busy(index)]
+        return min(free, key=self.costs.__getitem__, default=None)
 
 
-def better_to_wait(ranking: Ranking, waited_s: float, settings: SchedulerSettings) -> bool:
-    """True if the best busy machine would finish so much sooner than the best free one that waiting for it pays."""
-    if not ranking.free:
-        return True
-    if not ranking.waiting_for or waited_s >= settings.wait_for_faster_s_max:
-        return False
-    now_s = ranking.free[0].prediction.last_token_s
-    later_s = ranking.waiting_for[0].prediction.last_token_s
-    return later_s * settings.wait_gain < now_s and later_s + settings.wait_gain_s_min < now_s
+def rank(
+    question: Question,
+    machines: Sequence[Standing],
+    cached: Sequence[int],
+    rejected: Sequence[Rejection],
+    policy: Policy,
+    settings: SchedulerSettings,
+) -> Ranking:
+    """The same input always gives the same ranking."""
+    costs = policy.costs(question, machines, cached, settings) if machines else []
+    return Ranking(question, policy, settings, machines, cached, costs, rejected)
 
 
-def _completion(ranked: Ranked) -> tuple[float, float]:
-    return ranked.prediction.last_token_s, ranked.prediction.first_token_s
+def machine_to_start(ranking: Ranking, waited_s: float) -> int | None:
+    """The machine that should be given the ask now; None: it is worth waiting for a busy one.
+
+    After `wait_for_faster_s_max` any free machine is better than none: predictions may be wrong.
+    """
+    if not ranking.machines:
+        return None
+    best = ranking.best()
+    if not ranking.busy(best):
+        return best
+    free = ranking.best_free()
+    if free is None:
+        return None
+    settings = ranking.settings
+    near = ranking.costs[free] <= ranking.costs[best] * settings.wait_gain + settings.wait_gain_s_min
+    return free if near or waited_s >= settings.wait_for_faster_s_max else None

@@ -1,4 +1,4 @@
-"""Which machine has seen which prompt before: chained block hashes, and an index of them for each (machine, model).
+"""Which machine has seen which prompt before: chained block hashes, and an index of them.
 
 The hash of block i covers blocks 0..i, so equal hashes mean equal prefixes, as in vLLM's automatic prefix caching;
 blocks are bytes, not tokens, because no tokenizer runs here. The index is fed by assignments and forgets like the
@@ -28,38 +28,62 @@ def prefix_hashes(prompt: bytes) -> tuple[int, ...]:
     return tuple(hashes)
 
 
-class _Blocks:
-    __slots__ = ("generation", "hashes")
+EngineKey = tuple[NodeId, str]
+"""(machine, model)."""
 
-    def __init__(self, generation: tuple[int, int]) -> None:
-        self.generation = generation
+
+class _Blocks:
+    __slots__ = ("bit", "generation", "hashes", "key")
+
+    def __init__(self, key: EngineKey, generation: tuple[int, int], bit: int) -> None:
+        self.key, self.generation, self.bit = key, generation, bit
         self.hashes: OrderedDict[int, None] = OrderedDict()
 
 
 class PrefixIndex:
-    """Blocks believed to be in each engine's prefix cache. Bounded for one engine and in all."""
+    """Blocks believed to be in each engine's prefix cache. Bounded for one engine and in all.
+
+    Kept twice: by engine, least recently used first, and by block, as the set of engines that hold it (bits of a
+    number). A look-up follows the prompt's blocks through the second: its cost depends on the engines that hold some
+    of the prompt, not on the size of the pool.
+    """
 
     def __init__(self, blocks_max: int, blocks_total_max: int) -> None:
         self._blocks_max = blocks_max
         self._blocks_total_max = blocks_total_max
-        self._engines: OrderedDict[tuple[NodeId, str], _Blocks] = OrderedDict()
+        self._engines: OrderedDict[EngineKey, _Blocks] = OrderedDict()
+        self._by_bit: dict[int, _Blocks] = {}
+        self._free_bits: list[int] = []
+        self._holders: dict[tuple[str, int], int] = {}
         self._total = 0
 
     def __len__(self) -> int:
         return self._total
 
+    def matches(self, model: str, hashes: tuple[int, ...]) -> list[tuple[NodeId, tuple[int, int], int]]:
+        """(machine, generation, blocks) for each engine that knows a prefix of these blocks."""
+        found: list[tuple[NodeId, tuple[int, int], int]] = []
+        holding = 0
+        for depth, each in enumerate(hashes[:BLOCKS_MAX]):
+            holders = self._holders.get((model, each), 0)
+            still = holders & holding if depth else holders
+            if still != holding and depth:
+                self._collect(holding & ~still, depth, found)
+            holding = still
+            if not holding:
+                return found
+        self._collect(holding, min(len(hashes), BLOCKS_MAX), found)
+        return found
+
     def matched_blocks(self, node_id: NodeId, model: str, generation: tuple[int, int], hashes: tuple[int, ...]) -> int:
         """Length of the longest known prefix, in blocks; 0 for an engine of another generation."""
+        found = (blocks for node, life, blocks in self.matches(model, hashes) if (node, life) == (node_id, generation))
+        return next(found, 0)
+
+    def held_blocks(self, node_id: NodeId, model: str) -> int:
+        """All blocks known of one engine."""
         engine = self._engines.get((node_id, model))
-        if engine is None or engine.generation != generation:
-            return 0
-        known = engine.hashes
-        matched = 0
-        for each in hashes[:BLOCKS_MAX]:
-            if each not in known:
-                break
-            matched += 1
-        return matched
+        return 0 if engine is None else len(engine.hashes)
 
     def add(
         self, node_id: NodeId, model: str, generation: tuple[int, int], hashes: tuple[int, ...], capacity_blocks: int
@@ -71,16 +95,19 @@ class PrefixIndex:
         engine = self._engines.get(key)
         if engine is None or engine.generation != generation:
             self._forget(key)
-            engine = self._engines[key] = _Blocks(generation)
+            engine = self._new_engine(key, generation)
         self._engines.move_to_end(key)
         before = len(engine.hashes)
         # Deepest block first, so that the oldest entries are always the ends of prefixes, never their beginnings.
         for each in reversed(hashes[:BLOCKS_MAX]):
-            engine.hashes[each] = None
-            engine.hashes.move_to_end(each)
+            if each in engine.hashes:
+                engine.hashes.move_to_end(each)
+            else:
+                engine.hashes[each] = None
+                self._holders[model, each] = self._holders.get((model, each), 0) | engine.bit
         highest = min(self._blocks_max, capacity_blocks) if capacity_blocks else self._blocks_max
         while len(engine.hashes) > highest:
-            engine.hashes.popitem(last=False)
+            self._let_go(engine, engine.hashes.popitem(last=False)[0])
         self._total += len(engine.hashes) - before
         while self._total > self._blocks_total_max and len(self._engines) > 1:
             self._forget(next(iter(self._engines)))
@@ -90,7 +117,32 @@ class PrefixIndex:
         for key in [key for key in self._engines if key[0] not in nodes]:
             self._forget(key)
 
-    def _forget(self, key: tuple[NodeId, str]) -> None:
+    def _new_engine(self, key: EngineKey, generation: tuple[int, int]) -> _Blocks:
+        bit = self._free_bits.pop() if self._free_bits else 1 << len(self._by_bit)
+        engine = self._engines[key] = self._by_bit[bit] = _Blocks(key, generation, bit)
+        return engine
+
+    def _collect(self, bits: int, blocks: int, found: list[tuple[NodeId, tuple[int, int], int]]) -> None:
+        while bits:
+            bit = bits & -bits
+            engine = self._by_bit[bit]
+            found.append((engine.key[0], engine.generation, blocks))
+            bits ^= bit
+
+    def _let_go(self, engine: _Blocks, block: int) -> None:
+        place = (engine.key[1], block)
+        left = self._holders[place] & ~engine.bit
+        if left:
+            self._holders[place] = left
+        else:
+            del self._holders[place]
+
+    def _forget(self, key: EngineKey) -> None:
         engine = self._engines.pop(key, None)
-        if engine is not None:
-            self._total -= len(engine.hashes)
+        if engine is None:
+            return
+        for block in engine.hashes:
+            self._let_go(engine, block)
+        self._total -= len(engine.hashes)
+        del self._by_bit[engine.bit]
+        self._free_bits.append(engine.bit)

@@ -1,6 +1,7 @@
 """The leader's late-binding queue: asks that no machine can start now, by model.
 
-Order: priority class (raised by waiting), then the user with the lowest virtual counter, then the longest wait.
+Order: priority class (raised by waiting), then the user with the lowest virtual counter, then what is due first:
+arrival + `overtaking` x seconds of its own prompt, so that short asks overtake long ones by that much and no more.
 It is an index of what gateways hold, rebuilt by their asks after a change of leader: `waited_s` keeps the place.
 """
 
@@ -19,13 +20,14 @@ from covey_scheduler.core.settings import SchedulerSettings
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One waiting ask. `since_s` counts the wait at the gateway too; `number` breaks ties by arrival."""
+    """One waiting ask. `since_s` counts the wait at the gateway too; `due_s` orders a lane; `number` breaks ties."""
 
     key: RequestKey
     ask: Ask
     since_s: float
     expires_at_s: float
     number: int
+    due_s: float = 0.0
 
     @property
     def gateway(self) -> NodeId:
@@ -42,11 +44,15 @@ def effective_class(priority: int, waited_s: float, ageing_s: float) -> int:
 
 
 def _place(entry: Entry) -> tuple[float, int]:
+    return entry.due_s, entry.number
+
+
+def _arrival(entry: Entry) -> tuple[float, int]:
     return entry.since_s, entry.number
 
 
 class ModelQueue:
-    """The asks that wait for one model. Within a lane (user, class) strictly by time waited."""
+    """The asks that wait for one model. Within a lane (user, class) by what is due first."""
 
     def __init__(self, settings: SchedulerSettings, counters: VirtualCounters) -> None:
         self._settings = settings
@@ -73,7 +79,7 @@ class ModelQueue:
         if len(self._entries) <= self._settings.queue_length_max:
             return None
         heaviest = max(self._users, key=lambda other: (self._users[other], other == user))
-        newest = max((e for e in self._entries.values() if e.ask.user == heaviest), key=_place)
+        newest = max((e for e in self._entries.values() if e.ask.user == heaviest), key=_arrival)
         self.remove(newest.key)
         return newest
 
@@ -85,7 +91,7 @@ class ModelQueue:
             if entry is None:
                 continue
             rank = effective_class(priority, now_s - entry.since_s, self._settings.ageing_s)
-            order = (rank, self._counters.of(user), entry.since_s, entry.number)
+            order = (rank, self._counters.of(user), entry.due_s, entry.number)
             if best is None or order < best[0]:
                 best = (order, entry)
         return None if best is None else best[1]

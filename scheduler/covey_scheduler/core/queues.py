@@ -46,11 +46,16 @@ class Queues:
         queue = self._queues.get(self._models.get(key, ""))
         return None if queue is None else queue.get(key)
 
-    def add(self, gateway: NodeId, ask: Ask, now_s: float) -> tuple[Entry, Entry | None]:
-        """The new entry, and the one that found no room (None; an older ask; or the new one itself)."""
+    def add(self, gateway: NodeId, ask: Ask, now_s: float, work_s: float = 0.0) -> tuple[Entry, Entry | None]:
+        """The new entry, and the one that found no room (None; an older ask; or the new one itself).
+
+        `work_s`: seconds of its prompt on a fast machine.
+        """
         self._number += 1
         limit_s = ask.deadline_s or self._settings.queue_wait_s_max
-        entry = Entry((gateway, ask.request_id), ask, now_s - ask.waited_s, now_s + limit_s, self._number)
+        since_s = now_s - ask.waited_s
+        due_s = since_s + self._settings.overtaking * work_s
+        entry = Entry((gateway, ask.request_id), ask, since_s, now_s + limit_s, self._number, due_s)
         if len(self._models) >= self._settings.queues_length_max:
             return entry, entry
         if ask.model not in self._queues:

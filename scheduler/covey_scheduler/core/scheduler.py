@@ -19,13 +19,14 @@ from covey_mesh.core.names import NodeId
 from covey_scheduler.core import events
 from covey_scheduler.core.account import PoolAccount
 from covey_scheduler.core.clean_ask import clean_ask
-from covey_scheduler.core.decisions import verdicts
+from covey_scheduler.core.decisions import Verdicts
 from covey_scheduler.core.events import Effect, Event, Reply
-from covey_scheduler.core.expectation import uncached_tokens
 from covey_scheduler.core.filters import retry_after_ms
 from covey_scheduler.core.inflight import RequestKey
 from covey_scheduler.core.pickers import Rotation
-from covey_scheduler.core.policy import POLICY, Ranked, Ranking, better_to_wait, choose
+from covey_scheduler.core.policies import policy_named
+from covey_scheduler.core.policy import Ranking, machine_to_start
+from covey_scheduler.core.prediction import prompt_s, uncached_tokens
 from covey_scheduler.core.queue import Entry
 from covey_scheduler.core.queues import Queues
 from covey_scheduler.core.settings import SchedulerSettings
@@ -51,10 +52,11 @@ class Scheduler:
     def __init__(self, self_id: NodeId, settings: SchedulerSettings | None = None) -> None:
         self._self_id = self_id
         self._settings = settings or SchedulerSettings()
+        self._policy = policy_named(self._settings.policy)
         self._ballot: Ballot | None = None
         self._collecting_until_s: float | None = None
         self._unheard: dict[NodeId, tuple[int, int]] = {}
-        self._pool = PoolAccount(self_id, self._settings)
+        self._pool = PoolAccount(self_id, self._settings, self._policy)
         self._queues = Queues(self._settings)
         self._known: OrderedDict[RequestKey, _Known] = OrderedDict()
         self._rotation = Rotation()
@@ -176,7 +178,7 @@ class Scheduler:
         self._queues.remove(key)
         self._pool.inflight.release(key)
         self._remember(key, _Known(ask.attempt, ask.model, ask.user))
-        entry, evicted = self._queues.add(gateway, ask, now_s)
+        entry, evicted = self._queues.add(gateway, ask, now_s, self._pool.work_s(ask, now_s))
         effects = [] if evicted is None else [self._no_room(now_s, evicted)]
         effects += self._drain(now_s, ask.model)
         if self._queues.get(key) is entry:
@@ -188,7 +190,7 @@ class Scheduler:
         known = self._known.get(key)
         if known is None or report.attempt != known.attempt:
             return []
-        self._pool.inflight.release(key)
+        self._pool.inflight.release(key, unserved=report.failed or report.withdrawn, served_at_s=now_s)
         if report.withdrawn:
             self._queues.remove(key)
         if known.answer is not None and known.answer.node_id is not None:
@@ -205,6 +207,7 @@ class Scheduler:
             self._pool.failures.failed(node_id, known.model, now_s)
         elif not report.withdrawn:
             self._pool.failures.succeeded(node_id, known.model)
+            self._pool.answers.ended(known.model, known.user, produced)
 
     # --- late binding -----------------------------------------------------------------------------------------
 
@@ -223,15 +226,18 @@ class Scheduler:
             return []
         effects: list[Effect] = []
         passed_over: set[RequestKey] = set()
+        ahead_s: dict[NodeId, float] = {}
         while len(passed_over) < self._settings.drain_scan_max and self._pool.any_free(model, now_s):
             entry = queue.first(now_s, passed_over)
             if entry is None:
                 break
-            ranking = self._rank(now_s, entry.ask, len(passed_over))
-            if better_to_wait(ranking, now_s - entry.since_s, self._settings):
-                passed_over.add(entry.key)
-            else:
-                effects.append(self._assign(now_s, entry, ranking))
+            ranking = self._rank(now_s, entry.ask, ahead_s)
+            index = machine_to_start(ranking, now_s - entry.since_s)
+            if index is not None:
+                effects.append(self._assign(now_s, entry, ranking, index))
+                continue
+            passed_over.add(entry.key)
+            _wait_for_best(ranking, ahead_s)
         return effects
 
     def _sweep(self, now_s: float, model: str) -> list[Effect]:
@@ -250,12 +256,12 @@ class Scheduler:
         assert queue is not None, "empty queues are dropped"
         return [self._too_late(now_s, entry) for entry in queue.expired(now_s)]
 
-    def _rank(self, now_s: float, ask: Ask, requests_ahead: int = 0) -> Ranking:
-        return choose(ask, self._pool.candidates(ask, now_s, requests_ahead), self._settings)
+    def _rank(self, now_s: float, ask: Ask, ahead_s: dict[NodeId, float] | None = None) -> Ranking:
+        return self._pool.ranking(ask, now_s, self._rotation.count, ahead_s)
 
     def _hopeless(self, now_s: float, entry: Entry, ranking: Ranking) -> bool:
         """No machine passes, and none that may be back in a moment is still worth the wait."""
-        if ranking.free or ranking.waiting_for:
+        if ranking.machines:
             return False
         return not (ranking.may_recover and now_s - entry.since_s < self._settings.recovery_patience_s)
 
@@ -268,21 +274,23 @@ class Scheduler:
             return self._give_up(now_s, entry, ranking)
         return self._queued(now_s, entry, ranking)
 
-    def _assign(self, now_s: float, entry: Entry, ranking: Ranking) -> Effect:
-        ask = entry.ask
-        chosen = self._rotation.pick(ask.model, ranking.free, self._settings.tie_tolerance)
+    def _assign(self, now_s: float, entry: Entry, ranking: Ranking, best: int) -> Effect:
+        ask, output_tokens = entry.ask, ranking.question.output_tokens
+        chosen = self._rotation.pick(ranking, best)
         self._queues.remove(entry.key)
-        output_tokens = self._pool.assign(entry.key, ask, chosen, now_s)
-        charge = uncached_tokens(ask, chosen.candidate) + self._settings.output_token_weight * output_tokens
-        self._queues.charge(ask.model, ask.user, charge)
-        decision = self._decision(now_s, entry, Outcome.ASSIGNED, ranking, chosen)
-        answer = Answer(ask.request_id, ask.attempt, Outcome.ASSIGNED, decision.chosen, decision)
+        self._pool.assign(entry.key, ranking, chosen)
+        prompt_tokens = uncached_tokens(ask, ranking.cached[chosen])
+        self._queues.charge(ask.model, ask.user, prompt_tokens + self._settings.output_token_weight * output_tokens)
+        node_id = ranking.machines[chosen].candidate.machine.node_id
+        decision = self._decision(now_s, entry, Outcome.ASSIGNED, ranking, node_id)
+        answer = Answer(ask.request_id, ask.attempt, Outcome.ASSIGNED, node_id, decision)
         self._remember(entry.key, _Known(ask.attempt, ask.model, ask.user, answer, output_tokens))
         return Reply(entry.gateway, answer)
 
     def _queued(self, now_s: float, entry: Entry, ranking: Ranking) -> Effect:
         why = "listening to the pool before the first assignment" if self.collecting else "a busy machine is faster"
-        decision = self._decision(now_s, entry, Outcome.QUEUED, ranking, refused=why if ranking.free else "")
+        refused = "" if ranking.best_free() is None else why
+        decision = self._decision(now_s, entry, Outcome.QUEUED, ranking, refused=refused)
         return Reply(entry.gateway, Answer(entry.ask.request_id, entry.ask.attempt, Outcome.QUEUED, None, decision))
 
     def _give_up(self, now_s: float, entry: Entry, ranking: Ranking) -> Effect:
@@ -311,7 +319,7 @@ class Scheduler:
         entry: Entry,
         outcome: Outcome,
         ranking: Ranking,
-        chosen: Ranked | None = None,
+        chosen: NodeId | None = None,
         refused: str = "",
     ) -> Decision:
         return Decision(
@@ -322,12 +330,12 @@ class Scheduler:
             decided_by="leader",
             decider=self._self_id,
             outcome=outcome,
-            policy=POLICY,
+            policy=self._policy.name,
             ballot=self._ballot or NO_BALLOT,
             view_version=self._pool.view.version,
-            chosen=None if chosen is None else chosen.candidate.machine.node_id,
+            chosen=chosen,
             queued_for_s=max(0.0, now_s - entry.since_s),
-            candidates=verdicts(ranking, self._settings.candidates_recorded_max, refused),
+            candidates=Verdicts(ranking, self._settings.candidates_recorded_max, refused),
         )
 
     def _remember(self, key: RequestKey, known: _Known) -> None:
@@ -344,3 +352,13 @@ class Scheduler:
         if due_s is None or isinstance(event, events.Tick):
             due_s = now_s + self._settings.recheck_s
         return due_s if self._collecting_until_s is None else min(due_s, self._collecting_until_s)
+
+
+def _wait_for_best(ranking: Ranking, ahead_s: dict[NodeId, float]) -> None:
+    """An ask that stays queued will bring its prompt to the machine it waits for: later asks must know."""
+    if not ranking.machines:
+        return
+    best = ranking.best()
+    machine = ranking.machines[best]
+    node_id = machine.candidate.machine.node_id
+    ahead_s[node_id] = ahead_s.get(node_id, 0.0) + prompt_s(ranking.question.ask, machine, ranking.cached[best])

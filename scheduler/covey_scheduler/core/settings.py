@@ -9,6 +9,9 @@ from dataclasses import dataclass, fields
 class SchedulerSettings:
     """Validated on construction; ValueError names the field and its bounds."""
 
+    policy: str = "predicted"
+    """One of covey_scheduler.core.policies.POLICIES."""
+
     # --- prediction -------------------------------------------------------------------------------------------
     expected_output_tokens: int = 256
     """Output assumed of a request; its max_tokens counts only where smaller (clients ask for the whole context)."""
@@ -25,9 +28,15 @@ class SchedulerSettings:
     # --- choice -----------------------------------------------------------------------------------------------
     tie_tolerance: float = 0.05
     """Predictions closer than this share are equal machines, which take turns."""
-    wait_gain: float = 2.0
+    answer_weight: float = 0.03
+    """Weight of a second of answers (this ask's own, and the delay that its prompt brings to each stream the machine
+    runs) against a second before the first token."""
+    start_ahead_s: float = 0.25
+    """An ask is sent to a machine that has no more prompt work before it than this: enough to keep it busy until the
+    next one comes (`recheck_s`, and a round trip), and little enough to change one's mind until then."""
+    wait_gain: float = 1.0
     """A request stays queued for a busy machine that would finish it this many times sooner than the best free one."""
-    wait_gain_s_min: float = 0.5
+    wait_gain_s_min: float = 0.05
     """... and at least so many seconds sooner."""
     wait_for_faster_s_max: float = 10.0
     """... but after this wait it takes any free machine."""
@@ -49,6 +58,9 @@ class SchedulerSettings:
     """An ask without a deadline leaves the queue after this time."""
     ageing_s: float = 20.0
     """Waiting time that lifts an ask by one priority class: a batch job is late, never starved."""
+    overtaking: float = 0.0
+    """An ask's turn comes as if it had arrived this many times its own prompt's seconds later: short ones overtake long
+    ones, nobody is overtaken for longer than that."""
     recovery_patience_s: float = 3.0
     """Time an ask waits for machines that may be back in a moment (link lost, engine starting) when no other can."""
     drain_scan_max: int = 16
@@ -78,6 +90,8 @@ class SchedulerSettings:
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
+            if isinstance(value, str):
+                continue
             if not 0 <= value < 1e9:
                 raise ValueError(f"{item.name} must be from 0 to 1e9, not {value!r}")
             if item.name.endswith("_max") and value <= 0:

@@ -1,0 +1,1 @@
+"""Simulation of a pool that serves a public trace: `make bench-routing TRACE=FILE`."""

@@ -1,0 +1,181 @@
+"""Routing policies on a public trace, simulated; the leader's own Scheduler decides.
+
+    make bench-routing TRACE=FILE [SPEEDS=1,1,.5,.5,.25] [LOAD=.5] [SEEDS=10]
+    python -m bench.routing --help
+
+Prints a table, and last one line `ratio NAME VALUE` a figure. Every request counts, in every run, until its last token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import statistics
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from bench.routing.pool import Fault, Pool, Scenario
+from bench.routing.trace import BLOCK_TOKENS, Request, read_trace, sample
+from covey_scheduler.core.policies import POLICIES
+from covey_scheduler.core.settings import SchedulerSettings
+
+OURS = "predicted"
+CLAIRVOYANT = "clairvoyant"
+NO_LIMIT = 1_000_000
+"""The simulated clients wait for ever: a queue that turned asks away would look fast."""
+
+STUDENT_T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    trace: Path
+    policy: str
+    speeds: tuple[float, ...]
+    load: float
+    seed: int
+    requests: int
+    report_s: float
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Seconds."""
+
+    first_token_mean: float
+    first_token_p99: float
+    completion_mean: float
+
+
+@lru_cache(maxsize=2)
+def _trace(path: Path) -> list[Request]:
+    return read_trace(path)
+
+
+def run(job: Job) -> Result:
+    """One policy, one sample."""
+    requests = sample(_trace(job.trace), job.requests, job.load, sum(job.speeds), job.seed)
+    clairvoyant = job.policy == CLAIRVOYANT
+    scenario = Scenario(
+        job.speeds, job.report_s, tuple(parse_fault(each, requests[-1].arrival_s) for each in job.faults), clairvoyant
+    )
+    settings = SchedulerSettings(
+        policy=OURS if clairvoyant else job.policy,
+        tokens_per_block=BLOCK_TOKENS,
+        queue_length_max=NO_LIMIT,
+        queues_length_max=NO_LIMIT,
+        queue_wait_s_max=NO_LIMIT,
+        **({"settle_s": 0.003} if clairvoyant else {}),
+    )
+    served = Pool(requests, scenario, settings).run()
+    first = sorted(each.first_token_s for each in served)
+    assert len(first) == job.requests, "every request counts"
+    return Result(
+        statistics.fmean(first),
+        first[min(len(first) - 1, math.ceil(0.99 * len(first)) - 1)],
+        statistics.fmean(each.completion_s for each in served),
+    )
+
+
+def parse_fault(text: str, duration_s: float) -> Fault:
+    """`die:MACHINE:SHARE` or `join:MACHINE:SHARE`, at this share of the time in which requests arrive."""
+    kind, machine, share = text.split(":")
+    if kind not in ("die", "join"):
+        raise ValueError(f"a fault is die:MACHINE:SHARE or join:MACHINE:SHARE, not {text!r}")
+    return Fault(float(share) * duration_s, int(machine), joins=kind == "join")
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and half the width of its 95% interval over seeds."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, math.nan
+    return mean, STUDENT_T_95.get(len(values), 2.0) * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def table(results: dict[str, list[Result]]) -> list[str]:
+    """One line a policy: means over seeds, and the halves of their 95% intervals."""
+    lines = [f"{'policy':<16} {'mean TTFT s':>16} {'p99 TTFT s':>16} {'mean completion s':>20}"]
+    for policy, runs in results.items():
+        cells = [
+            "{:.3f} +-{:.3f}".format(*interval([getattr(each, name) for each in runs]))
+            for name in ("first_token_mean", "first_token_p99", "completion_mean")
+        ]
+        lines.append(f"{policy:<16} {cells[0]:>16} {cells[1]:>16} {cells[2]:>20}")
+    return lines
+
+
+def ratios(results: dict[str, list[Result]], equal: bool) -> dict[str, float]:
+    """Ours against the best peer of each kind, by the means over seeds; each figure against the peer best at it."""
+
+    def mean(policy: str, name: str) -> float:
+        return statistics.fmean(getattr(each, name) for each in results[policy])
+
+    peers = [name for name in results if name not in (OURS, CLAIRVOYANT)]
+    blind = [name for name in peers if not POLICIES[name].speed_aware]
+    found: dict[str, float] = {}
+    kinds = [("best_peer", peers)] if equal else [("best_speed_blind", blind), ("best_given_speeds", peers)]
+    for kind, names in kinds:
+        for short, name in (("mean_ttft", "first_token_mean"), ("p99_ttft", "first_token_p99")):
+            if names:
+                found[f"{short}_vs_{kind}"] = mean(OURS, name) / min(mean(peer, name) for peer in names)
+    if CLAIRVOYANT in results:
+        found["mean_completion_vs_clairvoyant"] = mean(OURS, "completion_mean") / mean(CLAIRVOYANT, "completion_mean")
+    return found
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(each) for each in text.split(","))
+
+
+def options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    environ = os.environ
+    parser = argparse.ArgumentParser(prog="bench.routing", description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--trace", type=Path, default=environ.get("TRACE"), help="Mooncake .jsonl or Azure .csv")
+    parser.add_argument("--speeds", type=numbers, default=environ.get("SPEEDS", "1,1,.5,.5,.25"))
+    parser.add_argument("--load", type=numbers, default=environ.get("LOAD", ".5"), help="one or more, with commas")
+    parser.add_argument("--seeds", type=int, default=int(environ.get("SEEDS", "10")), help="samples of the trace")
+    parser.add_argument("--requests", type=int, default=int(environ.get("REQUESTS", "500")), help="in each sample")
+    parser.add_argument("--stale", type=float, default=float(environ.get("STALE", ".25")), help="s between reports")
+    parser.add_argument("--faults", default=environ.get("FAULTS", ""), help="die:0:.3,join:0:.6")
+    parser.add_argument("--policies", default=environ.get("POLICIES", ",".join((*POLICIES, CLAIRVOYANT))))
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    found = parser.parse_args(arguments)
+    if found.trace is None:
+        parser.error("which trace? TRACE=FILE or --trace FILE")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    chosen = options(arguments)
+    faults = tuple(filter(None, chosen.faults.split(",")))
+    lines: list[str] = []
+    with ProcessPoolExecutor(chosen.processes) as processes:
+        for load in chosen.load:
+            jobs = [
+                Job(chosen.trace, policy, chosen.speeds, load, seed, chosen.requests, chosen.stale, faults)
+                for policy in chosen.policies.split(",")
+                for seed in range(chosen.seeds)
+            ]
+            results: dict[str, list[Result]] = {}
+            for job, result in zip(jobs, processes.map(run, jobs), strict=True):
+                results.setdefault(job.policy, []).append(result)
+            print(
+                f"\n{chosen.trace.name}, speeds {chosen.speeds}, load {load}, {chosen.seeds} samples of "
+                f"{chosen.requests} requests, reports every {chosen.stale} s, faults {list(faults)}"
+            )
+            print("\n".join(table(results)), flush=True)
+            if OURS in results and len(results) > 1:
+                found = ratios(results, equal=len(set(chosen.speeds)) == 1)
+                lines += [f"ratio {name}_load_{load:g} {value:.3f}" for name, value in found.items()]
+    print()
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

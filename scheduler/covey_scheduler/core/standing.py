@@ -1,0 +1,114 @@
+"""A candidate with the numbers that policies read worked out: made when something about the machine changes, not for
+each ask. Not here: anything that depends on the ask (prediction.py, policies/).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from covey_mesh.core.facts import ModelLoad
+from covey_scheduler.core.machine import Candidate
+from covey_scheduler.core.settings import SchedulerSettings
+
+
+class Standing(NamedTuple):
+    """`prefill_s_per_token` is of a short prompt; seconds a token include the doubt about a speed that is only a prior.
+    `kv_tokens_held` is prompt and output."""
+
+    candidate: Candidate
+    running: int
+    waiting: int
+    prompts_done_at_s: float
+    before_s: float
+    prefill_s_per_token: float
+    attention_per_token: float
+    decode_s_per_token: float
+    kv_tokens_held: int
+    indexed_blocks: int
+
+    @property
+    def in_flight(self) -> int:
+        return self.running + self.waiting
+
+    @property
+    def load(self) -> ModelLoad:
+        load = self.candidate.machine.load
+        assert load is not None, "filters come first"
+        return load
+
+    def prompt_tokens_ahead(self, now_s: float) -> float:
+        """Prompt tokens given to the machine and not computed yet."""
+        return max(0.0, self.prompts_done_at_s - now_s) / self.prefill_s_per_token
+
+
+def standing_of(candidate: Candidate, settings: SchedulerSettings) -> Standing:
+    """For a machine that offers the model."""
+    load = candidate.machine.load
+    assert load is not None, "filters come first"
+    speeds = candidate.machine.speeds
+    doubt = 1.0 if speeds.measured else 1.0 + settings.unmeasured_penalty
+    running = max(0, load.running_requests + candidate.reserved_requests)
+    held = load.kv_cache_tokens_total - load.kv_cache_tokens_free + candidate.reserved_tokens
+    return Standing(
+        candidate=candidate,
+        running=running,
+        waiting=load.waiting_requests,
+        prompts_done_at_s=candidate.prompts_done_at_s,
+        before_s=candidate.machine.round_trip_s + slot_s(candidate, settings) + failures_s(candidate, settings),
+        prefill_s_per_token=doubt / speeds.prefill_tokens_per_s,
+        attention_per_token=candidate.machine.attention_per_token,
+        decode_s_per_token=doubt / stream_tokens_per_s(candidate, _batch_with_one_more(running, load), settings),
+        kv_tokens_held=max(0, held),
+        indexed_blocks=candidate.indexed_blocks,
+    )
+
+
+def slot_s(candidate: Candidate, settings: SchedulerSettings) -> float:
+    """Wait for a free place in the batch: requests ahead x mean time left of a running one / places.
+
+    With c places whose holders have r seconds left on average, one frees every r / c seconds.
+    """
+    load = candidate.machine.load
+    assert load is not None, "filters come first"
+    running = max(0, load.running_requests + candidate.reserved_requests)
+    if not load.running_limit or running + load.waiting_requests < load.running_limit:
+        return 0.0
+    admitted = max(1, load.running_requests + load.waiting_requests)
+    left_tokens = max(1.0, (load.queued_tokens or settings.expected_output_tokens / 2) / admitted)
+    left_s = left_tokens / stream_tokens_per_s(candidate, load.running_limit, settings)
+    return (running + load.waiting_requests - load.running_limit + 1) * left_s / load.running_limit
+
+
+def failures_s(candidate: Candidate, settings: SchedulerSettings) -> float:
+    """Doubles with each recent failure, up to a bound."""
+    if not candidate.recent_failures:
+        return 0.0
+    doubled = settings.failure_penalty_s * 2.0 ** min(candidate.recent_failures - 1, 32)
+    return min(doubled, settings.failure_penalty_s_max)
+
+
+def stream_tokens_per_s(candidate: Candidate, batch: int, settings: SchedulerSettings) -> float:
+    """Speed of one of `batch` streams: the known speed x (1 + slowdown x others then) / (1 + slowdown x others now).
+
+    A machine measures what one client saw in the batch of that moment; a prior is of a stream alone.
+    """
+    speeds, load = candidate.machine.speeds, candidate.machine.load
+    assert load is not None, "filters come first"
+    batch_then = load.running_requests if speeds.measured else 1
+    then, now = max(0, batch_then - 1), max(0, batch - 1)
+    return speeds.decode_tokens_per_s * (1.0 + settings.batch_slowdown * then) / (1.0 + settings.batch_slowdown * now)
+
+
+def _batch_with_one_more(running: int, load: ModelLoad) -> int:
+    return min(running + 1, load.running_limit) if load.running_limit else running + 1
+
+
+def prompts_left_s(candidate: Candidate, requests: int) -> float:
+    """Seconds of prompts still to compute for `requests` of those that the machine reports: their share of them."""
+    load = candidate.machine.load
+    assert load is not None, "filters come first"
+    admitted = load.running_requests + load.waiting_requests
+    if requests <= 0 or admitted <= 0:
+        return 0.0
+    tokens = load.queued_prompt_tokens * min(1.0, requests / admitted)
+    return tokens / candidate.machine.speeds.prefill_tokens_per_s

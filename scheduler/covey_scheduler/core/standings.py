@@ -1,0 +1,101 @@
+"""All machines for one model as they stand, kept from ask to ask: only what has changed is worked out again.
+
+Not here: what changes them (inflight.py, the view), and anything that depends on the ask beyond its filters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from covey_mesh.core.asking import Ask
+from covey_mesh.core.names import NodeId
+from covey_scheduler.core.filters import ESTIMATE_SLACK, Rejection, rejection_of
+from covey_scheduler.core.machine import Candidate, Machine, largest_context_tokens
+from covey_scheduler.core.settings import SchedulerSettings
+from covey_scheduler.core.standing import Standing, standing_of
+
+CandidateOf = Callable[[Machine, int], Candidate]
+"""(machine, largest context of the pool) -> the machine as it stands."""
+
+
+class Standings:
+    """What it hands out never changes: lists are copied before the next change."""
+
+    def __init__(self, model: str, settings: SchedulerSettings) -> None:
+        self._smallest = Ask(request_id="", attempt=0, model=model, prompt_tokens=0, max_output_tokens=1)
+        self._settings = settings
+        self._source: Sequence[Machine] = ()
+        self._rows: dict[NodeId, tuple[Machine, Standing | Rejection]] = {}
+        self._passing: list[Standing] = []
+        self._places: dict[NodeId, int] = {}
+        self._rejected: list[Rejection] = []
+        self._handed_out = False
+        self._prompt_tokens_safe = 0
+        self._largest = 0
+        self.fastest: Standing | None = None
+
+    def refresh(self, machines: Sequence[Machine], changed: Iterable[NodeId], candidate_of: CandidateOf) -> None:
+        """`machines` is the same object as long as no report has changed; `changed`: whose account has."""
+        if machines is not self._source:
+            self._take_machines(machines, set(changed), candidate_of)
+            return
+        for node_id in changed:
+            row = self._rows.get(node_id)
+            if row is not None and isinstance(row[1], Standing):
+                self._replace(node_id, row[0], candidate_of)
+
+    def passing(self, ask: Ask) -> tuple[Sequence[Standing], Sequence[Rejection]]:
+        """Who may serve this ask, and everybody else with the reason."""
+        self._handed_out = True
+        if ask.prompt_tokens <= self._prompt_tokens_safe and not ask.excluded:
+            return self._passing, self._rejected
+        passing: list[Standing] = []
+        rejected: list[Rejection] = []
+        for _, row in self._rows.values():
+            rejection = rejection_of(ask, row.candidate)
+            if rejection is not None:
+                rejected.append(rejection)
+            elif isinstance(row, Standing):
+                passing.append(row)
+        return passing, rejected
+
+    def place(self, node_id: NodeId) -> int | None:
+        """Where the machine stands in the list of those that pass; None if it does not."""
+        return self._places.get(node_id)
+
+    def _take_machines(self, machines: Sequence[Machine], changed: set[NodeId], candidate_of: CandidateOf) -> None:
+        largest = largest_context_tokens(machines)
+        all_new = largest != self._largest
+        self._largest, self._source = largest, machines
+        rows: dict[NodeId, tuple[Machine, Standing | Rejection]] = {}
+        for machine in machines:
+            old = self._rows.get(machine.node_id)
+            if old is None or old[0] is not machine or all_new or machine.node_id in changed:
+                old = (machine, self._row(candidate_of(machine, largest)))
+            rows[machine.node_id] = old
+        self._rows = rows
+        self._passing = [row for _, row in rows.values() if isinstance(row, Standing)]
+        self._rejected = [row for _, row in rows.values() if isinstance(row, Rejection)]
+        self._places = {row.candidate.machine.node_id: place for place, row in enumerate(self._passing)}
+        self._handed_out = False
+        self._prompt_tokens_safe = min((_prompt_tokens_safe(machine) for machine in machines), default=0)
+        self.fastest = min(self._passing, key=lambda row: row.prefill_s_per_token, default=None)
+
+    def _row(self, candidate: Candidate) -> Standing | Rejection:
+        return rejection_of(self._smallest, candidate) or standing_of(candidate, self._settings)
+
+    def _replace(self, node_id: NodeId, machine: Machine, candidate_of: CandidateOf) -> None:
+        row = standing_of(candidate_of(machine, self._largest), self._settings)
+        self._rows[node_id] = (machine, row)
+        if self._handed_out:
+            self._passing = self._passing.copy()
+            self._handed_out = False
+        self._passing[self._places[node_id]] = row
+
+
+def _prompt_tokens_safe(machine: Machine) -> int:
+    """No filter rejects the machine for the length of a prompt up to this."""
+    if machine.load is None:
+        return 1 << 62
+    context, cache = machine.load.max_context_tokens, machine.load.kv_cache_tokens_total
+    return min(context or 1 << 62, int(cache * ESTIMATE_SLACK) if cache else 1 << 62)

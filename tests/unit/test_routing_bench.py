@@ -1,0 +1,118 @@
+"""The routing simulator: traces, the engine's arithmetic, every request served once, faults, and its figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from bench.routing.__main__ import CLAIRVOYANT, OURS, Job, Result, parse_fault, ratios, run
+from bench.routing.engine import Engine, EngineProfile, Sequence_
+from bench.routing.trace import Request, read_trace, sample, work_s
+
+PROFILE = EngineProfile(
+    step_s=1.0, prompt_token_s=0.01, attention_s=0.0, stream_s=0.0, context_token_s=0.0, chunk_tokens=100
+)
+MOONCAKE = "".join(
+    f'{{"timestamp": {1000 * n}, "input_length": {600 + n}, "output_length": {5 + n % 7}, '
+    f'"hash_ids": [{n % 3}, {99 + n}]}}\n'
+    for n in range(60)
+)
+AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(
+    f"2023-11-16 18:15:{n % 60:02}.6805900,{300 + n},{4 + n % 5}\n" for n in range(60)
+)
+
+
+@pytest.fixture
+def mooncake(tmp_path: Path) -> Path:
+    path = tmp_path / "trace.jsonl"
+    path.write_text(MOONCAKE)
+    return path
+
+
+def drive(engine: Engine) -> list[tuple[float, int, int]]:
+    """(time, sequences with a first token, sequences done) of each stretch of steps until the engine is idle."""
+    happened = []
+    while engine.step_ends_at_s is not None:
+        now_s = engine.step_ends_at_s
+        first, done = engine.advance(now_s)
+        happened.append((now_s, len(first), len(done)))
+    return happened
+
+
+def test_both_formats(mooncake: Path, tmp_path: Path) -> None:
+    azure = tmp_path / "trace.csv"
+    azure.write_text(AZURE)
+    first, second = read_trace(mooncake)[1], read_trace(azure)[1]
+    assert first == Request(1, 1.0, 601, 6, (1, 100))
+    assert (second.prompt_tokens, second.output_tokens, second.blocks) == (301, 5, ())
+    with pytest.raises(ValueError, match="ends in"):
+        read_trace(tmp_path / "trace.txt")
+
+
+def test_a_sample_offers_the_load_that_was_asked_for(mooncake: Path) -> None:
+    picked = sample(read_trace(mooncake), 40, load=0.5, speed_sum=2.0, seed=3)
+    assert len(picked) == 40
+    assert work_s(picked) / picked[-1].arrival_s == pytest.approx(0.5 * 2.0, rel=0.01)
+    assert picked == sample(read_trace(mooncake), 40, load=0.5, speed_sum=2.0, seed=3)
+    assert picked != sample(read_trace(mooncake), 40, load=0.5, speed_sum=2.0, seed=4)
+
+
+def test_a_prompt_in_chunks_then_one_token_a_step() -> None:
+    engine = Engine(1.0, PROFILE, 512)
+    engine.add(Sequence_(None, 150, 4, ()), 0.0)
+    # 100 tokens in 1 + 1 s, 50 in 1 + .5 s with the first token, then three tokens in one stretch.
+    assert drive(engine) == [(2.0, 0, 0), (3.5, 1, 0), (6.5, 0, 1)]
+
+
+def test_a_prompt_delays_the_streams_beside_it_and_is_delayed_to_the_end_of_a_step() -> None:
+    engine = Engine(1.0, PROFILE, 512)
+    engine.add(Sequence_(None, 100, 11, ()), 0.0)
+    engine.advance(2.0)
+    engine.add(Sequence_(None, 50, 1, ()), 4.5)
+    assert engine.step_ends_at_s == pytest.approx(5.0)
+    assert drive(engine) == [(5.0, 0, 0), (6.5, 1, 1), (12.5, 0, 1)]
+
+
+def test_speed_and_cache() -> None:
+    engine = Engine(0.5, PROFILE, 50)
+    engine.add(Sequence_(None, 100, 1, (7, 8)), 0.0)
+    assert drive(engine) == [(4.0, 1, 1)]
+    engine.add(Sequence_(None, 120, 1, (7, 8, 9)), 10.0)
+    assert drive(engine) == [(pytest.approx(10.0 + 2 * (1 + 0.2)), 1, 1)]
+
+
+@pytest.mark.parametrize("policy", [OURS, "jsq", "lmetric", CLAIRVOYANT])
+def test_every_request_is_served_whole(mooncake: Path, policy: str) -> None:
+    result = run(Job(mooncake, policy, (1.0, 0.5), 0.5, seed=1, requests=30, report_s=0.25))
+    assert 0 < result.first_token_mean <= result.completion_mean
+    assert result.first_token_mean <= result.first_token_p99
+
+
+@pytest.mark.parametrize("faults", [("die:0:.3", "join:0:.6"), ("join:1:.5",), ("die:1:.5",)])
+def test_every_request_is_served_whatever_dies_or_joins(mooncake: Path, faults: tuple[str, ...]) -> None:
+    run(Job(mooncake, OURS, (1.0, 0.5), 0.8, seed=1, requests=30, report_s=1.0, faults=faults))
+
+
+def test_faults_are_read() -> None:
+    fault = parse_fault("die:2:.5", duration_s=10.0)
+    assert (fault.at_s, fault.machine, fault.joins) == (5.0, 2, False)
+    with pytest.raises(ValueError, match="die:MACHINE:SHARE"):
+        parse_fault("burn:1:.5", 10.0)
+
+
+def test_ratios_are_against_the_peer_best_at_each_figure() -> None:
+    results = {
+        OURS: [Result(1.0, 6.0, 12.0)],
+        "jsq": [Result(2.0, 10.0, 9.0)],
+        "lmetric": [Result(4.0, 8.0, 9.0)],
+        "jsq-speed": [Result(1.25, 12.0, 9.0)],
+        CLAIRVOYANT: [Result(0.1, 0.1, 10.0)],
+    }
+    assert ratios(results, equal=False) == {
+        "mean_ttft_vs_best_speed_blind": 0.5,
+        "p99_ttft_vs_best_speed_blind": 0.75,
+        "mean_ttft_vs_best_given_speeds": 0.8,
+        "p99_ttft_vs_best_given_speeds": 0.75,
+        "mean_completion_vs_clairvoyant": 1.2,
+    }
+    assert ratios(results, equal=True)["mean_ttft_vs_best_peer"] == 0.8
