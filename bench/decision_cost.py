@@ -3,7 +3,9 @@
     python bench/decision_cost.py [--asks 200] [--json]
 
 Prints a table and what it ran on. A decision is everything the leader does for one ask: filters, predictions, the
-queue, the reservation and the record. "view changed" adds a fresh report of one machine before each ask.
+queue, the reservation and the record. "view changed" adds a fresh report of one machine before each ask. Beside it
+stands plain LMetric: nothing but a look-up of the prompt's blocks and a product for each machine, and the lowest of
+them. Last comes one line `ratio NAME VALUE` for each size of pool.
 """
 
 from __future__ import annotations
@@ -81,6 +83,29 @@ def measure(machines: int, asks: int, view_changed: bool) -> Row:
     return Row(machines, view_changed, statistics.median(times_us), times_us[int(len(times_us) * 0.99) - 1])
 
 
+def plain_lmetric_us(machines: int, asks: int) -> float:
+    """Median microseconds of LMetric alone: no filters, no queue, no account, no record; caches that nobody changes."""
+    hashes = prefix_hashes(b"a conversation so far. " * (PROMPT_BYTES // 23 + 1))[: PROMPT_BYTES // 512]
+    prompt, times = PROMPT_BYTES // 4, []
+    # As after a run of the other bench: every machine has seen half of this prompt.
+    pool = [(number, 100 * (number % 7), number % 5, set(hashes[: len(hashes) // 2])) for number in range(machines)]
+    for _ in range(asks):
+        started = time.perf_counter()
+        best, lowest = -1, float("inf")
+        for number, queued, batch, known in pool:
+            matched = 0
+            for each in hashes:
+                if each not in known:
+                    break
+                matched += 1
+            cost = (queued + prompt - matched * 128) * (batch + 1)
+            if cost < lowest:
+                best, lowest = number, cost
+        times.append((time.perf_counter() - started) * 1e6)
+        assert best >= 0
+    return statistics.median(times)
+
+
 def hashing_us(repeats: int = 500) -> float:
     """Median microseconds to hash one prompt, in the gateway."""
     prompt, times = os.urandom(PROMPT_BYTES), []
@@ -96,12 +121,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--asks", type=int, default=200, help="asks measured in each row")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
+    plain = {machines: plain_lmetric_us(machines, options.asks) for machines in MACHINES}
     rows = [measure(machines, options.asks, changed) for machines in MACHINES for changed in (False, True)]
     ran_on = (
         f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} CPUs, {platform.machine()}"
     )
     if options.json:
-        print(json.dumps({"ran_on": ran_on, "hashing_us": hashing_us(), "rows": [asdict(row) for row in rows]}))
+        print(
+            json.dumps(
+                {
+                    "ran_on": ran_on,
+                    "hashing_us": hashing_us(),
+                    "plain_lmetric_us": plain,
+                    "rows": [asdict(row) for row in rows],
+                }
+            )
+        )
         return
     print(f"one decision, prompt of {PROMPT_BYTES} bytes, {options.asks} asks a row; {ran_on}")
     print(f"hashing the prompt (in the gateway): {hashing_us():.0f} us\n")
@@ -109,6 +144,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for row in rows:
         changed = "yes" if row.view_changed else "no"
         print(f"{row.machines:>8}  {changed:>12}  {row.median_us:>10.0f}  {row.p99_us:>10.0f}")
+    print()
+    for machines, plain_us in plain.items():
+        print(f"{machines:>8}  plain LMetric {plain_us:>10.0f}")
+    print()
+    for row in rows:
+        if not row.view_changed:
+            print(f"ratio decision_{row.machines}_vs_plain_lmetric {row.median_us / plain[row.machines]:.2f}")
 
 
 if __name__ == "__main__":

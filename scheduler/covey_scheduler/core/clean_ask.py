@@ -21,7 +21,9 @@ USER_LENGTH_MAX = 128
 
 
 def clean_ask(ask: Ask) -> Ask:
-    """Every number finite and within its bound; an odd deadline counts as none."""
+    """Every number finite and within its bound; an odd deadline counts as none. A clean ask is given back as it is."""
+    if _is_clean(ask):
+        return ask
     return replace(
         ask,
         prompt_tokens=clamp_int(ask.prompt_tokens, TOKENS_MAX),
@@ -31,6 +33,18 @@ def clean_ask(ask: Ask) -> Ask:
         priority=clamp_int(ask.priority, PRIORITY_LOWEST),
         deadline_s=clean_deadline_s(ask.deadline_s),
         waited_s=clamp(ask.waited_s, 0.0, WAITED_S_MAX),
+    )
+
+
+def _is_clean(ask: Ask) -> bool:
+    return (
+        0 <= ask.prompt_tokens <= TOKENS_MAX
+        and 0 <= ask.max_output_tokens <= TOKENS_MAX
+        and len(ask.prefix_hashes) <= BLOCKS_MAX
+        and len(ask.user) <= USER_LENGTH_MAX
+        and 0 <= ask.priority <= PRIORITY_LOWEST
+        and (ask.deadline_s == 0 or DEADLINE_S_MIN <= ask.deadline_s <= DEADLINE_S_MAX)
+        and 0.0 <= ask.waited_s <= WAITED_S_MAX
     )
 
 

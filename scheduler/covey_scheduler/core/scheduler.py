@@ -178,7 +178,7 @@ class Scheduler:
         self._queues.remove(key)
         self._pool.inflight.release(key)
         self._remember(key, _Known(ask.attempt, ask.model, ask.user))
-        entry, evicted = self._queues.add(gateway, ask, now_s, self._pool.work_s(ask, now_s))
+        entry, evicted = self._queues.add(gateway, ask, now_s, self._work_s(now_s, ask))
         effects = [] if evicted is None else [self._no_room(now_s, evicted)]
         effects += self._drain(now_s, ask.model)
         if self._queues.get(key) is entry:
@@ -227,9 +227,10 @@ class Scheduler:
         effects: list[Effect] = []
         passed_over: set[RequestKey] = set()
         ahead_s: dict[NodeId, float] = {}
-        while len(passed_over) < self._settings.drain_scan_max and self._pool.any_free(model, now_s):
+        while len(passed_over) < self._settings.drain_scan_max:
             entry = queue.first(now_s, passed_over)
-            if entry is None:
+            # A single ask is ranked at once; a line is not looked at while nobody could take any of it.
+            if entry is None or (len(queue) > 1 and not self._pool.any_free(model, now_s)):
                 break
             ranking = self._rank(now_s, entry.ask, ahead_s)
             index = machine_to_start(ranking, now_s - entry.since_s)
@@ -255,6 +256,10 @@ class Scheduler:
         queue = self._queues.queue(model)
         assert queue is not None, "empty queues are dropped"
         return [self._too_late(now_s, entry) for entry in queue.expired(now_s)]
+
+    def _work_s(self, now_s: float, ask: Ask) -> float:
+        """Only where the order of turns asks for it."""
+        return self._pool.work_s(ask, now_s) if self._settings.overtaking else 0.0
 
     def _rank(self, now_s: float, ask: Ask, ahead_s: dict[NodeId, float] | None = None) -> Ranking:
         return self._pool.ranking(ask, now_s, self._rotation.count, ahead_s)
