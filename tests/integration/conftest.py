@@ -13,6 +13,6 @@ from covey.demo.pool import DemoPool
 def vllm_pool() -> Iterator[DemoPool]:
     """Two real agents: the chat model on both, the embedding model on the first. Tests leave it as it was."""
     with DemoPool("vllm") as pool:
-        pool.start(lambda text: None)
-        pool.wait_ready(lambda text: None)
+        pool.start(lambda *_: None)
+        pool.wait_ready(lambda *_: None)
         yield pool

@@ -23,22 +23,22 @@ def load(prefill: float = 2048.0, decode: float = 100.0, queued: int = 0, runnin
 @pytest.mark.parametrize(
     ("reported", "work", "first_s", "gap_s"),
     [
-        # 2 + 5 (prompt / prefill + one step of 2048 / prefill); 2 + 5 (16 / decode + that step)
-        (load(), STREAM, 2 + 5 * (1000 / 2048 + 1), 2 + 5 * (0.16 + 1)),
-        (load(prefill=20_480), STREAM, 2 + 5 * (1000 / 20_480 + 0.1), 2 + 5 * (0.16 + 0.1)),
-        (load(decode=10), STREAM, 2 + 5 * (1000 / 2048 + 1), 2 + 5 * (1.6 + 1)),
-        # what is queued there comes first
-        (load(queued=3000, running=3), STREAM, 2 + 5 * (1000 / 2048 + 1 + 10), 2 + 5 * 1.16),
-        (load(queued=500), STREAM, 2 + 5 * (1000 / 2048 + 1 + 5), 2 + 5 * 1.16),
+        # 2 + 4 (prompt / prefill), and 2 + 4 (16 / decode): nothing else is queued there
+        (load(), STREAM, 2 + 4 * (1000 / 2048), 2 + 4 * 0.16),
+        (load(prefill=20_480), STREAM, 2 + 4 * (1000 / 20_480), 2 + 4 * 0.16),
+        (load(decode=10), STREAM, 2 + 4 * (1000 / 2048), 2 + 4 * 1.6),
+        # what is queued there comes first: all of it before the first token, a step's prompts between two
+        (load(queued=3000, running=3), STREAM, 2 + 4 * (1000 / 2048 + 1 + 10), 2 + 4 * (0.16 + 1)),
+        (load(queued=512), STREAM, 2 + 4 * (1000 / 2048 + 0.25 + 5.12), 2 + 4 * (0.16 + 0.25)),
         # an answer in one piece comes when all of it is written: the client's bound, else the context
-        (load(), Work(1000, 400, False), 2 + 5 * (1000 / 2048 + 1 + 4), 2 + 5 * 1.16),
-        (load(), Work(1000, 0, False), 2 + 5 * (1000 / 2048 + 1 + 40.96), 2 + 5 * 1.16),
+        (load(), Work(1000, 400, False), 2 + 4 * (1000 / 2048 + 4), 2 + 4 * 0.16),
+        (load(), Work(1000, 0, False), 2 + 4 * (1000 / 2048 + 40.96), 2 + 4 * 0.16),
         # a tool call may be held back until it is whole
-        (load(), Work(1000, 0, True, TOKENS_A_TOOL_CALL), 2 + 5 * (1000 / 2048 + 1), 2 + 5 * (5.12 + 1)),
+        (load(), Work(1000, 0, True, TOKENS_A_TOOL_CALL), 2 + 4 * (1000 / 2048), 2 + 4 * 5.12),
         # nothing measured yet: what the slowest useful machine would need
-        (load(prefill=0, decode=0), STREAM, 2 + 5 * (5 + 10.24), 2 + 5 * (8 + 10.24)),
-        (None, STREAM, 2 + 5 * (5 + 10.24), 2 + 5 * (8 + 10.24)),
-        (None, Work(1, 0, False), 2 + 5 * (0.005 + 10.24 + 32_768 / 2), 2 + 5 * (8 + 10.24)),
+        (load(prefill=0, decode=0), STREAM, 2 + 4 * 5, 2 + 4 * 8),
+        (None, STREAM, 2 + 4 * (5 + 10.24), 2 + 4 * (8 + 10.24)),
+        (None, Work(1, 0, False), 2 + 4 * (0.005 + 10.24 + 32_768 / 2), 2 + 4 * (8 + 10.24)),
     ],
 )
 def test_pace(reported: ModelLoad | None, work: Work, first_s: float, gap_s: float) -> None:

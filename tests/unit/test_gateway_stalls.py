@@ -82,11 +82,25 @@ def test_slow_but_moving_streams_and_paused_readers_are_left_alone() -> None:
     assert not [e for e in pool.observer.events if e.startswith("stalled")]
 
 
+def test_work_that_came_to_the_machine_meanwhile_counts() -> None:
+    pool = fast_pool()
+    client, _ = pool.submit(**fields(CHAT))
+    first = SimulatedAttempt(pool.mesh.assign(B))
+    busy = measured(B)
+    (load,) = busy.load.models
+    loads = (replace(load, queued_tokens=20_000, running_requests=40),)
+    pool.mesh.members[B] = replace(busy, load=replace(busy.load, models=loads))
+    pool.timers.advance(PACE.first_s * 2)
+    assert not first.attempt.cancelled
+    first.finish()
+    assert read(client).done
+
+
 def test_a_machine_that_measured_nothing_yet_is_given_time() -> None:
     pool = Pool()
-    client, _ = pool.submit(**fields(CHAT))
+    client, _ = pool.submit(**fields(CHAT, messages=[{"role": "user", "content": "long " * 1000}]))
     attempt = pool.mesh.assign(B)
-    pool.timers.advance(30.0)
+    pool.timers.advance(20.0)
     assert not attempt.cancelled
     SimulatedAttempt(attempt).finish()
     assert read(client).done

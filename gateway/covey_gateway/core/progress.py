@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from covey_mesh.core.facts import ModelLoad
 
-FACTOR = 5.0
+FACTOR = 4.0
 """Over the expected time: decode speed halves with a full batch, a preempted request is computed twice."""
 
 FLOOR_S = 2.0
@@ -26,7 +26,8 @@ SLOWEST_DECODE_TOKENS_PER_S = 2.0
 """Below these nobody would wait; used while nothing is measured."""
 
 STEP_PROMPT_TOKENS = 2048
-"""Prompt tokens of others that an engine may compute between two tokens of a stream (vLLM: max_num_batched_tokens)."""
+"""Prompt tokens of others that an engine may compute between two tokens of a stream (vLLM: max_num_batched_tokens);
+no more than it has queued."""
 
 TOKENS_AN_EVENT = 16
 """Tokens that an engine may join in one event, or hold back for a stop string."""
@@ -56,10 +57,11 @@ class Pace:
 
 
 def pace_of(load: ModelLoad | None, work: Work) -> Pace:
-    """For one attempt on the machine that reports `load` (None: it reports nothing of this model)."""
+    """For one attempt on the machine that reports `load` (None: it reports nothing of this model). Asked again at each
+    look, so that work which came to the machine meanwhile counts."""
     prefill = (load.prefill_tokens_per_s if load else 0.0) or SLOWEST_PREFILL_TOKENS_PER_S
     decode = (load.decode_tokens_per_s if load else 0.0) or SLOWEST_DECODE_TOKENS_PER_S
-    step_s = STEP_PROMPT_TOKENS / prefill
+    step_s = min(STEP_PROMPT_TOKENS, load.queued_tokens if load else STEP_PROMPT_TOKENS) / prefill
     ahead_s = load.queued_tokens / (decode * max(1, load.running_requests)) if load else 0.0
     expected_s = work.prompt_tokens / prefill + step_s + ahead_s
     if not work.streaming:

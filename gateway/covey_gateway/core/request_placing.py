@@ -158,6 +158,7 @@ class Placing(RequestState):
         self._waiting_since_s = None
         self._last_error = None
         self._pace = self._around.pace(event.node_id, self.facts.model, self._work())
+        self._opened_at_s = now_s
         self._enter(Phase.OPENING, now_s + self._pace.first_s)
         if self._continuing is not None and self._continuing.to_count:
             return [ev.CountOn(event.node_id, self.attempt, self._continuing.to_count)]

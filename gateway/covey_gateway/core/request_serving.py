@@ -5,6 +5,7 @@ from __future__ import annotations
 from covey_gateway.core import errors
 from covey_gateway.core import request_events as ev
 from covey_gateway.core.event_stream import ERROR_EVENT, engine_fault, read_usage
+from covey_gateway.core.progress import FLOOR_S
 from covey_gateway.core.request_continuing import Continuing
 from covey_gateway.core.request_state import Phase
 from covey_gateway.core.retrying import FINAL
@@ -166,18 +167,19 @@ class Serving(Continuing):
             return [ev.CancelUpstream(), *self._failed(now_s, failure)]
         if now_s < (self._due_s or 0.0):
             return []
+        if not self._silent(now_s):
+            return []
         assert self._pace is not None
-        limit_s = self._pace.gap_s if self.phase is Phase.RELAYING else self._pace.first_s
-        if self._silent(now_s):
-            return self._stalled(now_s, limit_s)
-        return []
+        return self._stalled(now_s, self._pace.gap_s if self.phase is Phase.RELAYING else self._pace.first_s)
 
     def _silent(self, now_s: float) -> bool:
         """Looks, and sets the next look. A paused reader is the client's silence, not the machine's."""
-        assert self._pace is not None
+        assert self.node_id is not None
+        self._pace = self._around.pace(self.node_id, self.facts.model, self._work())
         if self.phase is Phase.OPENING:
-            self._enter(Phase.OPENING, now_s + self._pace.first_s)
-            return not self.paused
+            late = now_s >= self._opened_at_s + self._pace.first_s and not self.paused
+            self._enter(Phase.OPENING, max(now_s + FLOOR_S, self._opened_at_s + self._pace.first_s))
+            return late
         moved, self._moved = self._moved or self.paused, False
         self._idle_ticks = 0 if moved else self._idle_ticks + 1
         self._enter(Phase.RELAYING, now_s + self._pace.gap_s / LOOKS_A_GAP)
