@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +144,22 @@ def test_the_engine_is_started_only_when_asked(quiet: None, tmp_path: Path, monk
     covey(tmp_path, "doctor")
     covey(tmp_path, "doctor", "--thorough")
     assert started == [False, True]
+
+
+def test_a_silent_name_server_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, released = threading.Event(), threading.Event()
+
+    def silent(host: str) -> list[str]:
+        asked.set()
+        released.wait(60)
+        return ["10.0.0.1"]
+
+    monkeypatch.setattr(probes, "_resolved", silent)
+    assert asyncio.run(probes.resolve("office.local", timeout_s=0.01)) == []
+    assert asked.wait(60)
+    released.set()
+
+
+def test_a_name_that_resolves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "_resolved", lambda host: [f"address of {host}"])
+    assert asyncio.run(probes.resolve("office.local.")) == ["address of office.local"]

@@ -12,6 +12,7 @@ import secrets
 import select
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,7 +33,8 @@ LISTEN_S = 1.5
 
 HEARD_MAX = 16
 SEEN_MAX = 256
-RESOLVE_TIMEOUT_S = 6.0
+RESOLVE_TIMEOUT_S = 3.0
+"""mDNS answers within one; who waits longer for a name takes it for broken."""
 
 _CONTAINER_MARKS = ("/.dockerenv", "/run/.containerenv")
 _TYPE_PTR, _CLASS_IN = 12, 1
@@ -135,14 +137,35 @@ async def browse(addresses: Sequence[InterfaceAddress], listen_s: float = LISTEN
 
 
 async def resolve(host: str, timeout_s: float = RESOLVE_TIMEOUT_S) -> list[str]:
-    """What an ordinary program on this machine gets for a name; empty when nothing or too late."""
+    """What an ordinary program on this machine gets for a name; empty when nothing or too late.
+
+    In a thread of its own: the loop's executor would wait, at the end of the program, for a name server that is silent.
+    """
     loop = asyncio.get_running_loop()
+    found: asyncio.Future[list[str]] = loop.create_future()
+
+    def settle(addresses: list[str]) -> None:
+        if not found.done():
+            found.set_result(addresses)
+
+    def look_up() -> None:
+        addresses = _resolved(host.rstrip("."))
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, addresses)
+
+    threading.Thread(target=look_up, name="resolve", daemon=True).start()
     try:
         async with asyncio.timeout(timeout_s):
-            found = await loop.getaddrinfo(host.rstrip("."), None, type=socket.SOCK_STREAM)
-    except (OSError, TimeoutError):
+            return await found
+    except TimeoutError:
         return []
-    return sorted({str(one[4][0]) for one in found})
+
+
+def _resolved(host: str) -> list[str]:
+    try:
+        return sorted({str(one[4][0]) for one in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)})
+    except OSError:
+        return []
 
 
 def clock_synchronized() -> bool | None:
