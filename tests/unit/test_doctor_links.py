@@ -103,6 +103,11 @@ def test_a_sample_and_late_pairs_are_said() -> None:
     assert "7 of 40" in findings[0].detail
 
 
+def test_late_reports_of_a_bad_link_are_no_second_finding() -> None:
+    findings = check_links(survey(replace(pair(A, B), in_bytes_per_s=1e5), late=1), MACHINES)
+    assert said(findings) == [("warn", "bandwidth"), ("ok", "links not measured")]
+
+
 def test_a_machine_without_a_link_is_judged_by_dialing_alone() -> None:
     """By the most telling of its addresses; nothing is concluded about its firewall."""
     probes = (PathProbe("10.0.0.3:8082", Reach.SILENT), PathProbe("10.9.0.3:8082", Reach.REFUSED))
