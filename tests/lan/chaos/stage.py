@@ -186,7 +186,7 @@ class ChaosStage:
         self._count(observations, result)
         moved = result.outcomes[Outcome.RETRIED] + result.outcomes[Outcome.CONTINUED]
         if result.scenario.moves and not moved:
-            result.violations.append("the fault did not strike: no answer was retried or continued")
+            result.violations.append("no answer was retried or continued: the fault struck nobody, or nobody noticed")
 
     def _count(self, observations: list[Observation], result: Result) -> None:
         cut_off = {self._roles[role] for role in result.scenario.cut_off}
