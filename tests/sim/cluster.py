@@ -69,7 +69,9 @@ class Cluster:
         self.watch = Watch(self)
         self.troubles = Troubles(self)
         self.machines = [self._make(number, shape) for number in range(shape.machines)]
-        self.clients = Clients(self.loop, self.machines, random.Random(self.dice.random()), shape.habits)
+        self.clients = Clients(
+            self.loop, self.machines, random.Random(self.dice.random()), shape.habits, self.watch.found
+        )
         self.clients.on_end = self.watch.check_end
         self._bugs = Bugs()
         self._noticed_s = 0.0

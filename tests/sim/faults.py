@@ -119,6 +119,12 @@ class Faults:
             self._cluster.start(machine)
             self._touch(machine)
 
+    def _restart(self, machine: Machine, starts: int) -> None:
+        if machine.starts == starts and machine.running and not self._mended:
+            machine.kill()
+            self._cluster.loop.call_later(0.1, self._start, machine)
+            self.counts["restart_with_disk"] += 1
+
     def crash(self) -> bool:
         machine = self._running()
         if machine is not None:
@@ -215,10 +221,12 @@ class Faults:
         return self._cut([(other, deaf) for other in machines if other is not deaf and self._dice.random() < 0.8])
 
     def isolation(self) -> bool:
-        """One machine alone, long enough to lead itself."""
+        """One machine alone, long enough to lead itself; often it is restarted meanwhile (a laptop on a journey)."""
         machines = self._cluster.machines
         alone = self._dice.choice(machines)
         others = [other for other in machines if other is not alone]
+        if alone.running and self._dice.random() < 0.5:
+            self._cluster.loop.call_later(self._dice.uniform(0.1, 2.0), self._restart, alone, alone.starts)
         return self._cut([(a, alone) for a in others] + [(alone, b) for b in others], (5.0, 10.0))
 
     def two_leaders(self) -> bool:

@@ -16,6 +16,14 @@ RESOLUTION_S = 1e-7
 """Timers are late by this, so that none is early by a rounding error of drifting clocks."""
 
 
+AT_ONCE_MAX = 20_000
+"""Callbacks at one moment before something must be waking itself for ever."""
+
+
+class TimeStandsStill(Exception):
+    """A busy loop: in reality, a machine at 100 % CPU."""
+
+
 class Timer:
     """One callback to come."""
 
@@ -59,11 +67,15 @@ class VirtualLoop:
     def run_until(self, end_s: float) -> None:
         """Everything due by then. An exception of a callback ends the run."""
         heap, pop = self._heap, heapq.heappop
+        at_once = 0
         while heap and heap[0][0] <= end_s:
             when_s, _, timer = pop(heap)
             if timer.callback is not None:
+                at_once += 1
                 if when_s > self.now_s:
-                    self.now_s = when_s
+                    self.now_s, at_once = when_s, 0
+                elif at_once > AT_ONCE_MAX:
+                    raise TimeStandsStill(f"{AT_ONCE_MAX} callbacks at {self.now_s:.6f}, the next is {timer.callback}")
                 timer.run()
         self.now_s = max(self.now_s, end_s)
 

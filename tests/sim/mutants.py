@@ -1,20 +1,41 @@
-"""Deliberately broken leaderships: each must be caught by the properties, or the properties prove nothing."""
+"""Deliberately broken covey: each mutant must be caught by the properties, or the properties prove nothing.
+
+A mutant replaces one function, in one way. Leadership first, then links and the path of requests.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import dataclasses
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
-from tests.sim.machine import SimStores
+from tests.sim.link import SimLink
+from tests.sim.machine import Machine, SimStores
 
-from covey_mesh.core import candidacy, election, grants
+from covey_gateway.core import request
+from covey_gateway.core import request_events as ev
+from covey_gateway.core.request import Phase, RequestMachine
+from covey_gateway.io import flight
+from covey_gateway.io.flight import Flight
+from covey_mesh.core import candidacy, election
 from covey_mesh.core.ballot import NO_BALLOT, Ballot
 from covey_mesh.core.candidacy import Leadership
 from covey_mesh.core.election import Election
 from covey_mesh.core.grants import Grants, Refusal
+from covey_mesh.core.liveness import Finding, LinkLiveness
 from covey_mesh.core.names import NodeId
+from covey_mesh.io.opened import OpenedAttempt, OpenedAttempts
+from covey_node.core.admission import Admission, Place
+
+Patch = tuple[Any, str, Any]
+
+# --- leadership -----------------------------------------------------------------------------------------------------
+
+_refusal = Grants.refusal
+_begin = Grants.begin
+_now_s = Machine.now_s
 
 
 def _no_fencing(self: Grants, now_s: float, ballot: Ballot, lease_s: float) -> Refusal | None:
@@ -44,34 +65,109 @@ def _grants_before_writing(self: Grants, now_s: float, ballot: Ballot, lease_s: 
     return promise
 
 
-_refusal = grants.Grants.refusal
-_begin = grants.Grants.begin
+def _clock_that_stops_in_suspend(self: Machine) -> float:
+    """CLOCK_MONOTONIC instead of CLOCK_BOOTTIME."""
+    asleep_s = self.process.slept_s
+    if self.process._suspended_at_s is not None:
+        asleep_s += self.network.loop.now_s - self.process._suspended_at_s
+    return _now_s(self) - asleep_s * self.clock_rate
 
-MUTANTS: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = {
+
+# --- links ----------------------------------------------------------------------------------------------------------
+
+_check = LinkLiveness.check
+_on_data = OpenedAttempt.on_data
+_items_arrived = SimLink._items_arrived
+
+
+def _skipped_heartbeat_check(self: LinkLiveness, now_s: float, ask_after_s: float) -> Finding:
+    finding = _check(self, now_s, ask_after_s)
+    return Finding.FINE if finding is Finding.SILENT else finding
+
+
+def _data_twice(self: OpenedAttempt, chunk: bytes) -> None:
+    _on_data(self, chunk)
+    _on_data(self, chunk)
+
+
+def _delivered_twice(self: SimLink, items: list[Any]) -> None:
+    _items_arrived(self, items)
+    _items_arrived(self, items)
+
+
+# --- requests -------------------------------------------------------------------------------------------------------
+
+_step = RequestMachine.step
+_go_on = RequestMachine._go_on
+_deliver_end = Flight._deliver_end
+_release = Admission.release
+
+
+def _late_assignment_obeyed(self: RequestMachine, now_s: float, event: Any) -> Any:
+    waits = self.phase in (Phase.ASKING, Phase.QUEUED)
+    if waits and isinstance(event, ev.Assigned) and event.attempt < self.attempt:
+        event = dataclasses.replace(event, attempt=self.attempt)
+    return _step(self, now_s, event)
+
+
+def _starts_again(self: RequestMachine, *arguments: Any) -> Any:
+    effects = _go_on(self, *arguments)
+    self._continuing = None
+    return effects
+
+
+def _end_twice(self: Flight, effect: ev.DeliverEnd) -> None:
+    _deliver_end(self, effect)
+    _deliver_end(self, effect)
+
+
+def _room_not_given_back(self: Admission, ticket: Any) -> Any:
+    held = ticket.reserved_tokens if ticket.place is Place.RUNNING else 0
+    started = _release(self, ticket)
+    self._lines.reserved_tokens += held
+    return started
+
+
+def _deaf_to_new_leaders(self: RequestMachine, now_s: float, event: Any) -> list[Any]:
+    return []
+
+
+_TRANSITIONS = {
+    key: _deaf_to_new_leaders if key[0] in (Phase.ASKING, Phase.QUEUED) and key[1] is ev.LeaderChanged else handler
+    for key, handler in request.TRANSITIONS.items()
+}
+
+MUTANTS: dict[str, list[Patch]] = {
     "no fencing of lower ballots": [(Grants, "refusal", _no_fencing)],
     "no step-down when the lease is over": [
         (Leadership, "holds", _never_steps_down),
         (Leadership, "drop_expired", lambda self, now_s: None),
         (Election, "_pass_time", _keeps_leading),
     ],
+    "sticky lease": [(Grants, "live", lambda self, now_s: self._ballot)],
     "ballot lost on restart": [(SimStores, "load", lambda self: None)],
     "a higher ballot breaks a live grant": [(Grants, "refusal", _higher_ballot_breaks_live_grant)],
     "granted before it is on disk": [(Grants, "begin", _grants_before_writing)],
-    "lease counted from the answer": [
-        (candidacy, "leader_lease_s", lambda lease_s, timing: lease_s + 1.0),
-    ],
+    "lease counted from the answer": [(candidacy, "leader_lease_s", lambda lease_s, timing: lease_s + 1.0)],
+    "clock that stops in suspend": [(Machine, "now_s", _clock_that_stops_in_suspend)],
+    "skipped heartbeat check": [(LinkLiveness, "check", _skipped_heartbeat_check)],
+    "items of a link delivered twice": [(SimLink, "_items_arrived", _delivered_twice)],
+    "bytes of an answer delivered twice": [(OpenedAttempt, "on_data", _data_twice)],
+    "attempts not told of a lost link": [(OpenedAttempts, "lose_all", lambda self, why: None)],
+    "late assignment of an old attempt obeyed": [(RequestMachine, "step", _late_assignment_obeyed)],
+    "started again after the first byte": [(RequestMachine, "_go_on", _starts_again)],
+    "end delivered twice": [(flight, "EFFECTS", {**flight.EFFECTS, ev.DeliverEnd: _end_twice})],
+    "admission ignored": [(Admission, "_fits", lambda self, ticket: True)],
+    "room not given back": [(Admission, "release", _room_not_given_back)],
+    "queued requests deaf to a new leader": [(request, "TRANSITIONS", _TRANSITIONS)],
 }
 """Name -> what is replaced by what."""
 
 
 @contextmanager
 def mutated(name: str) -> Iterator[None]:
-    """While this lasts, the leadership is broken in this one way."""
-    patches = [mock.patch.object(owner, attribute, broken) for owner, attribute, broken in MUTANTS[name]]
-    for patch in patches:
-        patch.start()
-    try:
+    """While this lasts, covey is broken in this one way."""
+    with ExitStack() as patches:
+        for owner, attribute, broken in MUTANTS[name]:
+            patches.enter_context(mock.patch.object(owner, attribute, broken))
         yield
-    finally:
-        for patch in patches:
-            patch.stop()

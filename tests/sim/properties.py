@@ -180,11 +180,11 @@ class Watch:
         if request.outcome == "completed":
             return
         if request.outcome.startswith("4"):
-            raise Violation(f"a correct request was refused: {request}: {request.detail}")
+            self.found(f"a correct request was refused: {request}: {request.detail}")
         capable = self._cluster.troubles.capable(request.machine, request.submitted_s)
         if capable:
             names = ", ".join(machine.address for machine in capable)
-            raise Violation(f"L1: {request}: {request.detail}, though these could serve it all the time: {names}")
+            self.found(f"L1: {request}: {request.detail}, though these could serve it all the time: {names}")
 
     # --- in the end -------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from covey_gateway.core.request_events import ModelStanding
+from covey_mesh.core.asking import Decision
 from covey_mesh.core.facts import EngineState, PoolView
+from covey_scheduler.core.filters import UNREACHABLE
 
 COMING = frozenset({EngineState.READY, EngineState.STARTING, EngineState.BACKING_OFF, EngineState.STOPPING})
 """States that a short wait may turn into service, here or by another machine's report."""
@@ -32,3 +34,12 @@ def standing(view: PoolView, model: str) -> ModelStanding:
         context_tokens=ready.get(model, 0),
         offered=tuple(sorted(ready)),
     )
+
+
+def leader_is_blind(view: PoolView, decision: Decision | None) -> bool:
+    """True if every machine was rejected, and one that the leader does not reach is ready and reached from here."""
+    if decision is None or any(not v.rejected_because or v.first_token_s is not None for v in decision.candidates):
+        return False
+    unreached = [v.node_id for v in decision.candidates if v.rejected_because == UNREACHABLE]
+    found = [view.members[node_id] for node_id in unreached if node_id in view.members]
+    return any(m.reachable and (load := m.load.model(decision.model)) is not None and load.ready for m in found)

@@ -69,18 +69,22 @@ class Assigned:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
+    """`blind`: the leader found only machines that it does not reach, and this machine reaches one of them."""
+
     attempt: int
     decision: Decision | None = None
+    blind: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class NoCandidate:
-    """`retry_after_ms` 0 from a leader: none ever will."""
+    """`retry_after_ms` 0 from a leader: none ever will. `blind`: see Queued."""
 
     attempt: int
     standing: ModelStanding
     decision: Decision | None = None
     retry_after_ms: int = 0
+    blind: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,8 @@ class Placing(RequestState):
 
     def _queued(self, now_s: float, event: ev.Queued) -> list[ev.Effect]:
         self.decision = event.decision or self.decision
+        if event.blind:
+            return self._see_for_oneself(now_s)
         until_s = self._patient_from_s + self._settings.queue_wait_s
         self._enter(Phase.QUEUED, min(until_s, now_s + QUEUED_REMINDER_S))
         return []
@@ -116,6 +118,8 @@ class Placing(RequestState):
     def _no_candidate(self, now_s: float, event: ev.NoCandidate) -> list[ev.Effect]:
         self.decision = event.decision or self.decision
         by_leader = self.phase is not Phase.DECIDING
+        if event.blind and by_leader:
+            return self._see_for_oneself(now_s)
         if by_leader and not self._ledger.excluded(now_s) and not event.retry_after_ms:
             return self._refuse(now_s, self._unserved_error(event.standing, busy=False))
         if self._waiting_since_s is None:
@@ -130,6 +134,10 @@ class Placing(RequestState):
         self._rounds += 1
         self._enter(Phase.BACKING_OFF, min(now_s + pause_s, until_s))
         return []
+
+    def _see_for_oneself(self, now_s: float) -> list[ev.Effect]:
+        """The leader lacks a link that this machine has: what it cannot see need not fail (docs/adr/0009)."""
+        return [*self._withdraw(), *self._decide_alone(now_s)]
 
     def _wait_until_s(self, busy: bool, hopeful: bool) -> float:
         assert self._waiting_since_s is not None

@@ -337,11 +337,15 @@ class RequestRunner:
         if answer.outcome is Outcome.ASSIGNED and answer.node_id:
             return ev.Assigned(answer.attempt, answer.node_id, answer.decision)
         if answer.outcome is Outcome.QUEUED:
-            return ev.Queued(answer.attempt, answer.decision)
+            return ev.Queued(answer.attempt, answer.decision, offer.leader_is_blind(self._mesh.view(), answer.decision))
         if answer.outcome is Outcome.NO_CANDIDATE:
             flight = self._flights[answer.request_id]
-            standing = offer.standing(self._mesh.view(), flight.machine.facts.model)
-            return ev.NoCandidate(answer.attempt, standing, answer.decision, answer.retry_after_ms)
+            view = self._mesh.view()
+            standing, blind = (
+                offer.standing(view, flight.machine.facts.model),
+                offer.leader_is_blind(view, answer.decision),
+            )
+            return ev.NoCandidate(answer.attempt, standing, answer.decision, answer.retry_after_ms, blind)
         logger.warning("the leader assigned no machine: ignored", extra={"request_id": answer.request_id})
         return None
 

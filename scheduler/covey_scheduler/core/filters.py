@@ -21,6 +21,9 @@ ESTIMATE_SLACK = 2.0
 """A gateway's token count is an estimate. Up to this factor over the largest context the ask still goes to a machine
 that has it: the engine counts exactly, and its own error reaches the client."""
 
+UNREACHABLE = "cannot be reached now"
+"""The reason of a machine that the decider has no link to; a gateway that has one may know better."""
+
 _COMING = (EngineState.STARTING, EngineState.BACKING_OFF)
 
 
@@ -68,7 +71,7 @@ def engine_running(ask: Ask, candidate: Candidate) -> str:
 
 
 def reachable(ask: Ask, candidate: Candidate) -> str:
-    return "" if candidate.machine.reachable else "cannot be reached now"
+    return "" if candidate.machine.reachable else UNREACHABLE
 
 
 def engine_ready(ask: Ask, candidate: Candidate) -> str:
