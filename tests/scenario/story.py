@@ -3,7 +3,8 @@
 A file is comments (#), lines of events, a line of dashes, and the trace that the events must produce. Events:
 
     machines A B C              named by one hexadecimal letter each, in the order of their ids
-    SECONDS start A             also: kill, power-off, freeze, thaw, stop
+    SECONDS start A             also: kill, power-off, freeze, thaw, suspend, wake, stop
+    SECONDS boot-clock-jump A   its BOOTTIME is an hour ahead; wall-clock-jump: somebody sets its clock back a day
     SECONDS partition A | B C   sides that do not hear each other;  SECONDS heal
     SECONDS end
 
@@ -94,9 +95,19 @@ class Story:
             "thaw": machine.thaw,
             "suspend": machine.suspend,
             "wake": machine.thaw,
+            "boot-clock-jump": lambda: self._jump(machine),
+            "wall-clock-jump": lambda: self._set_clock(machine),
             "stop": lambda: self._cluster.stop_now(machine),
         }
         actions[verb]()
+
+    def _jump(self, machine: Machine) -> None:
+        machine.clock_offset_s += 3600.0
+        self._cluster.watch.clock_jumped(machine)
+
+    @staticmethod
+    def _set_clock(machine: Machine) -> None:
+        machine.wall_offset_s -= 86400.0
 
     def _partition(self, sides: list[list[str]]) -> None:
         for side in sides:
