@@ -7,11 +7,12 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN = .venv/bin
 PYTEST_ARGUMENTS ?=
 BENCH_ARGUMENTS ?=
+SIM_ARGUMENTS ?=
 CHAOS_ARGUMENTS ?=
 RUNS ?= 30
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test chaos check format proto freeze bench bench-failover clean
+.PHONY: help setup run demo test chaos check format proto freeze bench bench-failover clean sim growth
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -56,6 +57,12 @@ bench-failover: setup
 
 bench-%: setup
 	@$(BIN)/python -m bench.$(subst -,_,$*) $(BENCH_ARGUMENTS)
+
+sim: setup ## the cluster simulator: make sim SEED=7 replays a seed, make sim HOURS=1 runs new ones (--help: more)
+	@$(BIN)/python -m tests.sim.run $(if $(SEED),--first $(SEED) $(if $(HOURS),,--seeds 1)) $(if $(HOURS),--hours $(HOURS)) $(SIM_ARGUMENTS)
+
+growth: setup ## idle traffic and time to a leader of simulated pools of 2, 10, 100 and 1,000 machines
+	@$(BIN)/python -m tests.sim.growth
 
 bench: ## which benchmarks there are; `make bench-gateway-cost` runs one
 	@ls bench/*.py bench/*/__main__.py | sed -n -e 's,/__main__,,' -e 's,bench/\([a-z].*\)\.py,  make bench-\1,p' | tr _ -

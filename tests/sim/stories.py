@@ -163,3 +163,33 @@ def slow_leader_of_a_full_pool(seed: int) -> Told:
         cluster.run(cluster.dice.uniform(0.2, 0.9))
     leader.extra_delay_s = 0.0
     return told(cluster, requests)
+
+
+def leader_wakes_with_old_answers(seed: int) -> Told:
+    """A leader stops for a moment; the request goes on without it and fails; then all its answers come at once."""
+    cluster = pool(seed, 0.0, 0.25, 0.25, 0.0)
+    leader, node, other, gateway = cluster.machines
+    leader.freeze()
+    requests = ask(cluster, gateway, 6)
+    cluster.run(1.47)
+    for machine in (node, other):
+        machine.process.enter(machine.node.supervisor.crash, 0.1)
+    cluster.run(0.03)
+    leader.thaw()
+    return told(cluster, requests)
+
+
+def queued_when_two_leaders_meet(seed: int) -> Told:
+    """Both sides of a partition are full when it heals: one leader, and with it its queue, goes."""
+    cluster = pool(seed, 0.0, 0.25, 0.0, 0.25, 0.0)
+    here, there = cluster.machines[:3], cluster.machines[3:]
+    for one in here:
+        for other in there:
+            _cut(cluster, one, other)
+    cluster.run(6.0)
+    assert len(cluster.leading()) == 2, cluster.describe()
+    requests = ask(cluster, here[2], 20) + ask(cluster, there[1], 20)
+    cluster.run(0.3)
+    assert all(machine.scheduler.queue_lengths() for machine in cluster.leading())
+    cluster.network.heal()
+    return told(cluster, requests)
