@@ -97,7 +97,7 @@ def test_what_has_ended_since_the_report_is_taken_off_it(reported: int, ended: i
         ("last answered", 11.0),
         ("last failed", 14.0),
         ("report of 60 prompt tokens left", 13.4),  # 2 s for 50 tokens
-        ("report of an idle machine", 11.0),
+        ("report of an idle machine", 0.0),  # nothing of ours is left there
         ("report of more than was assigned", 16.0),
     ],
 )
@@ -148,3 +148,15 @@ def test_failures_are_counted_within_a_window_and_forgotten_with_a_success() -> 
     for _ in range(100):
         failures.failed(node(2), MODEL, 40.0)
     assert failures.count(node(2), MODEL, 40.0) == FAILURES_COUNTED_MAX
+
+
+def test_a_machine_that_reports_no_request_has_ended_ours() -> None:
+    """The gateway's word of the end may be lost: without the machine's, a reservation would stay for ever."""
+    inflight, machine = Inflight(SETTINGS), member(node(2), model_load())
+    reserve(inflight, 1, at_s=10.0)
+    busy = report(machine, 1)
+    inflight.observe(view(busy), 10.5)
+    inflight.observe(view(report(busy, 0)), 11.0)
+    assert len(inflight) == 0
+    assert extra(inflight) == (0, 0)
+    inflight.release((GATEWAY, "r1"))

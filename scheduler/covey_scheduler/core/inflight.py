@@ -180,9 +180,17 @@ class Inflight:
             place.reported[reservation.key] = reservation
         place.ended_tokens = 0
         admitted = 0 if load is None else load.running_requests + load.waiting_requests
+        if admitted <= 0:
+            self._end_reported(place)
         place.counted = min(len(place.reported), max(0, admitted))
         if load is not None:
             self._correct_prompts(place, load, now_s)
+
+    def _end_reported(self, place: _Place) -> None:
+        """The machine has no request any more: a gateway's report of their end was lost, or is on its way."""
+        for key in place.reported:
+            del self._by_key[key]
+        place.reported.clear()
 
     def _correct_prompts(self, place: _Place, load: ModelLoad, now_s: float) -> None:
         """No more can be left than the prompts that the machine says are left, and what it does not know yet."""
