@@ -464,9 +464,14 @@ class MeshRuntime:
         self._timer = self._loop.call_later(max(0.0, due_s - self._clock()), self._tick)
 
     def _tick(self) -> None:
+        """Only who is due is woken, and the next timer is set once for both."""
         self._timer, self._timer_due_s = None, float("inf")
-        self._step_election(Tick())
-        self._step_membership(Tick())
+        now_s = self._clock()
+        if self._running and now_s >= self._election.wake_at_s:
+            self._effects.extend(self._election.step(now_s, Tick()))
+        if now_s >= self._membership.wake_at_s:
+            self._effects.extend(self._membership.step(now_s, Tick()))
+        self._drain()
 
     def _save_peers_again(self) -> None:
         if self._peers_changed:
