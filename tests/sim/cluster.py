@@ -130,6 +130,7 @@ class Cluster:
             if self.loop.now_s >= self._noticed_s + NOTICED_CHECK_S:
                 self._noticed_s = self.loop.now_s
                 self.watch.check_noticed()
+                self.watch.check_followed()
 
     def _advance(self, until_s: float) -> None:
         try:

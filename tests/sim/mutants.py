@@ -24,7 +24,7 @@ from covey_mesh.core.ballot import NO_BALLOT, Ballot
 from covey_mesh.core.candidacy import Leadership
 from covey_mesh.core.election import Election
 from covey_mesh.core.grants import Grants, Refusal
-from covey_mesh.core.liveness import Finding, LinkLiveness
+from covey_mesh.core.liveness import LinkLiveness
 from covey_mesh.core.names import NodeId
 from covey_mesh.io.opened import OpenedAttempt, OpenedAttempts
 from covey_node.core.admission import Admission, Place
@@ -75,14 +75,8 @@ def _clock_that_stops_in_suspend(self: Machine) -> float:
 
 # --- links ----------------------------------------------------------------------------------------------------------
 
-_check = LinkLiveness.check
 _on_data = OpenedAttempt.on_data
 _items_arrived = SimLink._items_arrived
-
-
-def _skipped_heartbeat_check(self: LinkLiveness, now_s: float, ask_after_s: float) -> Finding:
-    finding = _check(self, now_s, ask_after_s)
-    return Finding.FINE if finding is Finding.SILENT else finding
 
 
 def _data_twice(self: OpenedAttempt, chunk: bytes) -> None:
@@ -144,13 +138,16 @@ MUTANTS: dict[str, list[Patch]] = {
         (Leadership, "drop_expired", lambda self, now_s: None),
         (Election, "_pass_time", _keeps_leading),
     ],
-    "sticky lease": [(Grants, "live", lambda self, now_s: self._ballot)],
+    "sticky lease": [
+        (Grants, "live", lambda self, now_s: self._ballot),
+        (Grants, "until_s", property(lambda self: float("inf"))),
+    ],
     "ballot lost on restart": [(SimStores, "load", lambda self: None)],
     "a higher ballot breaks a live grant": [(Grants, "refusal", _higher_ballot_breaks_live_grant)],
     "granted before it is on disk": [(Grants, "begin", _grants_before_writing)],
     "lease counted from the answer": [(candidacy, "leader_lease_s", lambda lease_s, timing: lease_s + 1.0)],
     "clock that stops in suspend": [(Machine, "now_s", _clock_that_stops_in_suspend)],
-    "skipped heartbeat check": [(LinkLiveness, "check", _skipped_heartbeat_check)],
+    "skipped heartbeat check": [(LinkLiveness, "_silent_at_s", lambda self: float("inf"))],
     "items of a link delivered twice": [(SimLink, "_items_arrived", _delivered_twice)],
     "bytes of an answer delivered twice": [(OpenedAttempt, "on_data", _data_twice)],
     "attempts not told of a lost link": [(OpenedAttempts, "lose_all", lambda self, why: None)],

@@ -4,7 +4,8 @@ S1 no machine obeys two leaders or a lower ballot: looked at in every step of ev
    false. S3 is in client.py.
 L1 a request fails only if no capable machine was reachable from its gateway the whole time.
 Also: an attempt runs only where its latest answer put it; no attempt stays open on a machine that has been gone for
-   long; an engine is never given more than it can take; in the end every table is empty or within its named bound.
+   long; nobody follows a leader that is gone for longer than a lease; an engine is never given more than it can take;
+   in the end every table is empty or within its named bound.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ from covey_mesh.core.exchange import ForwardedRequest, ResponseSink, Upstream
 from covey_mesh.core.limits import DECISIONS_KEPT
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.ports import LinkLoss
-from covey_mesh.core.timing import LAN
+from covey_mesh.core.timing import LAN, lease_s
 
 if TYPE_CHECKING:
     from tests.sim.cluster import Cluster
 
 NOTICED_WITHIN_S = LAN.deaf_deadline_s + LAN.answer_deadline_s + LAN.open_wait_s
 """However a machine is gone, no attempt stays open on it for longer: the slowest way of noticing, and a redial."""
+
+FOLLOWED_S = lease_s(9) / (1 - LAN.clock_drift) + 1.0
+"""A lease by a slow clock, and what was on its way when the leader went."""
 
 SETTLED_S = 4.0
 """A machine counts as capable only this long after its last trouble: a lease, a pre-vote, a reconnection."""
@@ -156,6 +160,19 @@ class Watch:
                 gone_s = self._cluster.loop.now_s - max(since_s, gateway.thawed_s)
                 if min(open_s, gone_s) > NOTICED_WITHIN_S:
                     raise Violation(f"{gateway.address} still waits for {node_id}, gone since {since_s:.2f}")
+
+    def check_followed(self) -> None:
+        """Call now and then: nobody follows a leader that has been gone for longer than a lease."""
+        cuts = self._cluster.network.cut_since_s
+        for machine in self._cluster.machines:
+            leader_id = machine.election.leader(machine.now_s()) if machine.running else None
+            leader = None if leader_id is None else self._cluster.by_id.get(leader_id)
+            if leader is None or leader is machine or leader.node_id != leader_id:
+                continue
+            found = [leader.down_since_s, cuts.get((leader.address, machine.address))]
+            since = [since_s for since_s in found if since_s is not None]
+            if since and self._cluster.loop.now_s - max(min(since), machine.thawed_s) > FOLLOWED_S:
+                raise Violation(f"{machine.address} still follows {leader.address}, gone since {min(since):.2f}")
 
     def _gone_since_s(self, gateway: Machine, node_id: NodeId) -> float | None:
         node = self._cluster.by_id.get(node_id)
