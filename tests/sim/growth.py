@@ -14,10 +14,10 @@ from tests.sim.cluster import Cluster, Shape
 SIZES = (2, 10, 100, 1000)
 STARTED_WITHIN_S = 1.0
 LEADER_WITHIN_S = 30.0
-SETTLING_S = 60.0
+SETTLING_S = 50.0
 """Peer lists, first views and links that a large pool lets go of are over by then."""
 
-MEASURED_S = 20.0
+MEASURED_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -464,9 +464,11 @@ class Membership:
         if record is None:
             return
         record.hinted_at_s = now_s
-        first = not record.target.addresses
-        record.target.learn(addresses)
         record.target.pinned |= pinned
+        known = record.target.addresses
+        first = not known
+        if first or any(address not in known for address in addresses):
+            record.target.learn(addresses)
         if record.link is not None or not record.target.addresses:
             return
         record.target.renew(now_s)
@@ -474,7 +476,8 @@ class Membership:
             record.target.next_dial_s = now_s + self._timing.dial_courtesy_s
         if first:
             self._census.stale()
-        self._soon(now_s, record)
+        if first or self._wants_link(record):
+            self._soon(now_s, record)
 
     # --- messages ---------------------------------------------------------------------------------------------------
 
@@ -496,7 +499,7 @@ class Membership:
 
     def _on_peer_list(self, now_s: float, received: tuple[PeerRecord, PeerList]) -> None:
         for facts in received[1].peers[:PEER_LIST_MAX]:
-            if is_id(facts.node_id) and facts.link_addresses:
+            if facts.link_addresses and (self.peers.get(facts.node_id) is not None or is_id(facts.node_id)):
                 self._hint_machine(now_s, facts.node_id, facts.link_addresses, False)
 
     def _on_load_report(self, now_s: float, received: tuple[PeerRecord, LoadReport]) -> None:

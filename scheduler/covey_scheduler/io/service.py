@@ -92,7 +92,8 @@ class SchedulerService:
             self._step(events.LostLeadership())
 
     def member_changed(self, node_id: NodeId) -> None:
-        if self._running and self._view_timer is None:
+        """Only a leader looks; who becomes one takes the whole view first."""
+        if self._running and self._view_timer is None and self._core.leading:
             loop = asyncio.get_running_loop()
             self._view_timer = loop.call_at(loop.time() + VIEW_DELAY_S, self._take_view)
 
