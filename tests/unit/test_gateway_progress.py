@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 
 from covey_gateway.core.circuit import CIRCUITS_MAX, PAUSE_FIRST_S, PAUSE_MAX_S, WINDOW_S, CircuitBreaker
@@ -119,3 +122,13 @@ def test_circuits_are_bounded() -> None:
     for number in range(CIRCUITS_MAX + 10):
         breaker.stalled(0.0, NodeId(str(number)), "m")
     assert len(breaker._circuits) == CIRCUITS_MAX
+
+
+@pytest.mark.parametrize("lie", [math.nan, math.inf, -math.inf, -1.0, 1e308])
+def test_a_machine_that_lies_of_its_speed_is_still_given_a_finite_time(lie: float) -> None:
+    """A pace that is no number once made a gateway look again at once, for ever."""
+    lying_load = load(prefill=lie)
+    for lying in (lying_load, replace(lying_load, decode_tokens_per_s=lie), load(queued=-(2**70))):
+        pace = pace_of(lying, Work(100, 100, True))
+        assert FLOOR_S <= pace.first_s < math.inf
+        assert FLOOR_S <= pace.gap_s < math.inf

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from covey_mesh.core.facts import ModelLoad
+from covey_scheduler.core.machine import clean_load
 
 FACTOR = 4.0
 """Over the expected time: decode speed halves with a full batch, a preempted request is computed twice."""
@@ -58,7 +59,9 @@ class Pace:
 
 def pace_of(load: ModelLoad | None, work: Work) -> Pace:
     """For one attempt on the machine that reports `load` (None: it reports nothing of this model). Asked again at each
-    look, so that work which came to the machine meanwhile counts."""
+    look, so that work which came to the machine meanwhile counts. Always finite: what a machine says of itself that is
+    no number counts as not measured."""
+    load = None if load is None else clean_load(load)
     prefill = (load.prefill_tokens_per_s if load else 0.0) or SLOWEST_PREFILL_TOKENS_PER_S
     decode = (load.decode_tokens_per_s if load else 0.0) or SLOWEST_DECODE_TOKENS_PER_S
     step_s = min(STEP_PROMPT_TOKENS, load.queued_tokens if load else STEP_PROMPT_TOKENS) / prefill
