@@ -37,12 +37,20 @@ def switched(make_lab: MakeLab) -> Switched:
     return make
 
 
+SO_RCVBUFFORCE = 33
+"""From Linux' socket.h; Python has no name for it."""
+
+BUFFER_BYTES = 4 * 1024 * 1024
+"""Room for a whole flood while the reader does not run: losses must be the switch's alone."""
+
+
 class Echo:
     """Answers datagrams on one host, and keeps what it heard."""
 
     def __init__(self, host: Host) -> None:
         with inside(host):
             self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
         self.socket.bind(("0.0.0.0", PORT))
         self.socket.settimeout(0.1)
         self.heard: list[int] = []
@@ -74,6 +82,7 @@ def asker(host: Host) -> Iterator[socket.socket]:
     with inside(host):
         made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with contextlib.closing(made):
+        made.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
         made.settimeout(2.0)
         yield made
 
@@ -100,7 +109,8 @@ def flood(asking: socket.socket, target: Host, datagrams: int, pause_s: float = 
         asking.settimeout(pause_s)
         with contextlib.suppress(TimeoutError):
             came.append(int(asking.recv(64)))
-    asking.settimeout(0.5)
+    # A busy machine may stall the switch for a second; what is still under way then is not lost.
+    asking.settimeout(3.0)
     with contextlib.suppress(TimeoutError):
         while True:
             came.append(int(asking.recv(64)))
@@ -147,7 +157,8 @@ def test_the_share_of_lost_and_doubled_datagrams(switched: Switched) -> None:
         switch.set_line(Line(loss=0.2), ["port1"])
         came = flood(asking, far, 1000)
         lost = switch.wire_counts("port1", "port2")["lost"] - before["lost"]
-        assert len(came) == 1000 - lost
+        # Of the frames lost, a few are the hosts' own (ARP, neighbour discovery).
+        assert 0 <= len(came) - (1000 - lost) <= 10
         # Four standard deviations of 1,000 draws around the share.
         assert 150 <= lost <= 250
         switch.set_line(Line(duplication=0.3), ["port1"])
