@@ -181,8 +181,13 @@ class Request:
     def cancel(self) -> None:
         """The client leaves."""
         if self.open and self.active is not None:
+            self.process.enter(self._leave)
+
+    def _leave(self) -> None:
+        """The gateway notices; until then its answer may still be on its way."""
+        if self.open and self.active is not None:
             self.cancelled = True
-            self.process.enter(self.active.cancel)
+            self.active.cancel()
 
 
 @dataclass(frozen=True, slots=True)
