@@ -1,9 +1,9 @@
 """A router that does what LMetric needs and nothing else: what one decision costs at least (bench/decision_cost.py).
 
-LMetric (arXiv 2603.15202) sends a request where prompt tokens to compute x batch is lowest. So it must hash the prompt's
-blocks, look them up in what it knows of each machine's prefix cache, multiply, pick, and remember the request and its
-blocks until it has ended. Left out is what covey's leader does beside that: filters with reasons, a fair queue, late
-binding, predictions in seconds, reservations that end by themselves, a record of the decision.
+LMetric (arXiv 2603.15202) sends a request where prompt tokens to compute x batch is lowest. So it hashes the prompt's
+blocks, looks them up in what it knows of each machine's prefix cache, multiplies, picks, and remembers the request and
+its blocks until it has ended. Left out is what covey's leader does beside that: filters with reasons, a fair queue,
+late binding, predictions in seconds, reservations that end by themselves, a record of the decision.
 """
 
 from __future__ import annotations

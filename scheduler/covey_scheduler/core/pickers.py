@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from covey_mesh.core.names import NodeId
 from covey_scheduler.core.policy import Ranking
@@ -23,9 +24,9 @@ def equals(ranking: Ranking, best: int) -> list[int]:
     if not ranking.policy.ties_s:
         return [index for index, other in enumerate(ranking.costs) if other <= cost]
     limit = cost + max(TIE_S, ranking.settings.tie_tolerance * cost)
+    if not _another_within(ranking.costs, best, limit):
+        return [best]
     near = [index for index, other in enumerate(ranking.costs) if other <= limit]
-    if len(near) == 1:
-        return near
     first_s = _first_token_s(ranking.question, ranking.machines[best], ranking.cached[best])
     slack_s = max(TIE_S, ranking.settings.tie_tolerance * first_s)
     return [
@@ -33,6 +34,12 @@ def equals(ranking: Ranking, best: int) -> list[int]:
         for index in near
         if abs(_first_token_s(ranking.question, ranking.machines[index], ranking.cached[index]) - first_s) <= slack_s
     ]
+
+
+def _another_within(costs: Sequence[float], best: int, limit: float) -> bool:
+    """Two minima cost less than a list of all that are near."""
+    before, after = costs[:best], costs[best + 1 :]
+    return bool((before and min(before) <= limit) or (after and min(after) <= limit))
 
 
 def _first_token_s(question: Question, machine: Standing, cached: int) -> float:
@@ -51,7 +58,9 @@ class Rotation:
     def pick(self, ranking: Ranking, best: int) -> int:
         """`best`, or the one of its equals, not busy either, whose turn it is; records the turn."""
         model = ranking.question.ask.model
-        same = [index for index in equals(ranking, best) if index == best or not ranking.busy(index)]
+        same = equals(ranking, best)
+        if len(same) > 1:
+            same = [index for index in same if index == best or not ranking.busy(index)]
 
         def last_turn(index: int) -> int:
             return self._turns.get((model, ranking.machines[index].candidate.machine.node_id), -1)

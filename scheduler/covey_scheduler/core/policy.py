@@ -40,7 +40,7 @@ class Ranking:
 
     def best(self) -> int:
         """The index of the machine that the policy prefers, busy or not."""
-        return min(range(len(self.costs)), key=self.costs.__getitem__)
+        return self.costs.index(min(self.costs))
 
     def best_free(self) -> int | None:
         """Of the machines that could start the ask soon, the index of the best; None without any."""

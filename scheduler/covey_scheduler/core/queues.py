@@ -66,6 +66,13 @@ class Queues:
             del self._models[evicted.key]
         return entry, evicted
 
+    def pass_through(self, gateway: NodeId, ask: Ask, now_s: float) -> Entry:
+        """The entry of an ask that finds nobody waiting and starts at once; it is not kept."""
+        self._number += 1
+        self.counters(ask.model).join(ask.user, ())
+        since_s = now_s - ask.waited_s
+        return Entry((gateway, ask.request_id), ask, since_s, now_s, self._number, since_s)
+
     def remove(self, key: RequestKey) -> Entry | None:
         model = self._models.pop(key, None)
         if model is None:
