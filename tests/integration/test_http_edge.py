@@ -110,16 +110,34 @@ async def test_a_connection_serves_many_and_closes_when_asked() -> None:
 
 
 @on_uvloop
-async def test_an_incomplete_stream_does_not_look_complete() -> None:
+async def test_a_stream_that_ended_in_an_error_event_ends_as_http_wants_and_the_connection_serves_on() -> None:
     async with edge() as it:
         client = await it.connect()
         await client.post()
         call = await it.door.next()
         call.head(STREAM)
-        call.sink.data(b"data: 1\n\n")
+        call.sink.data(b'data: {"error": {}}\n\n')
+        call.broken(Failure(FailureCode.LINK_LOST, "gone"))
+        broken = await client.response()
+        assert broken.headers["transfer-encoding"] == "chunked"
+        assert broken.body == b'data: {"error": {}}\n\n'
+        await client.post(b"{}", "/v1/completions", "Connection: close")
+        (await it.door.next()).answer(b'{"after": 1}')
+        assert (await client.response()).body == b'{"after": 1}'
+
+
+@on_uvloop
+async def test_an_incomplete_answer_that_is_no_stream_does_not_look_complete() -> None:
+    async with edge() as it:
+        client = await it.connect()
+        await client.post()
+        call = await it.door.next()
+        call.head()
+        call.sink.data(b"[1,")
+        call.sink.data(b"2,")
         call.broken(Failure(FailureCode.LINK_LOST, "gone"))
         await client.head()
-        assert await client.rest() == b"9\r\ndata: 1\n\n\r\n"
+        assert await client.rest() == b"5\r\n[1,2,\r\n"
 
 
 @on_uvloop

@@ -13,7 +13,9 @@ import pytest
 from tests.support.gateway import SELF, A, B, C, FakeClient, FakeMesh, member
 from tests.support.gateway_pool import CHAT, Pool
 
+from covey_gateway.core import request_events as ev
 from covey_gateway.core.front import IncomingRequest
+from covey_gateway.core.request import RequestMachine
 from covey_gateway.core.settings import RequestSettings
 from covey_mesh.core.asking import Ask, Decision, Outcome
 from covey_mesh.core.exchange import Failure, FailureCode
@@ -410,6 +412,24 @@ def test_our_own_bug_costs_one_request_a_500_and_no_more(caplog: pytest.LogCaptu
     assert "bug in the request runner" in caplog.text
     pool.mesh.attempts[0].answer(b"{}")
     assert good.status == 200
+    assert pool.quiet()
+
+
+def test_our_own_bug_in_mid_stream_ends_it_with_an_error_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool()
+    client, _ = pool.submit(stream=True)
+    attempt = pool.mesh.assign(B)
+    attempt.stream("1")
+
+    def broken(*_: object) -> list[ev.Effect]:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(RequestMachine, "step", broken)
+    attempt.sink.end(None)
+    first, second, rest = client.body.decode().split("\n\n")
+    assert (first, rest) == ("data: 1", "")
+    assert json.loads(second.removeprefix("data: "))["error"]["code"] == "internal"
+    assert (client.ended, client.failure is not None) == (1, True)
     assert pool.quiet()
 
 

@@ -53,8 +53,8 @@ class ClientSink(Protocol):
         """Body bytes, as the engine wrote them."""
 
     def end(self, failure: Failure | None) -> None:
-        """Once, last. A failure after `head` means that the body is incomplete; for an event stream a final error
-        event was already sent as data, so the edge only has to close in a way that shows incompleteness."""
+        """Once, last. A failure after `head` means that the body is incomplete: the edge ends it in a way that shows
+        so. An event stream already shows it: its final error event was sent as data, and the edge ends it as ever."""
 
 
 class ActiveRequest(Protocol):

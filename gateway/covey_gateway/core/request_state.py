@@ -132,10 +132,15 @@ class RequestState:
         self._enter(Phase.DONE, None)
         return [*effects, ev.Refuse(error)]
 
+    def last_event(self, error: errors.GatewayError) -> bytes:
+        """What tells the client of a stream that it ends here, broken; empty for any other answer."""
+        return error.event(self.facts.path in NAMED_EVENT_PATHS) if self._streaming else b""
+
     def _break(self, failure: Failure, error: errors.GatewayError) -> list[ev.Effect]:
         """One clean error event for a stream; a cut body for anything else."""
         self.broken = True
-        event = [ev.DeliverData(error.event(self.facts.path in NAMED_EVENT_PATHS))] if self._streaming else []
+        last = self.last_event(error)
+        event = [ev.DeliverData(last)] if last else []
         effects = [*event, ev.DeliverEnd(failure), *self._attempt_over(failure.code.value, failed=True)]
         self._enter(Phase.DONE, None)
         return effects

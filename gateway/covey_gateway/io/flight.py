@@ -220,6 +220,9 @@ class Flight:
         if self.record.first_byte_s is None:
             self._refuse(errors.internal())
         elif not self.gone:
+            last = self.machine.last_event(errors.internal())
+            if last:
+                self.client.data(last)
             self.client.end(Failure(FailureCode.INTERNAL, errors.internal().message))
         self.machine.abandon()
 

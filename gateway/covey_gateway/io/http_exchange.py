@@ -89,9 +89,7 @@ class Exchange:
             lines = http_head.answer_lines(self._head)
             self._whole(self._head.status, lines, self._held or b"")
         else:
-            if self._chunked:
-                self._owner.transport.write(http_head.LAST_CHUNK)
-            self._finish(keep=self._chunked and not self._last)
+            self._end_whole()
 
     # --- whole answers -----------------------------------------------------------------------------------------------
 
@@ -171,10 +169,20 @@ class Exchange:
         staying = b"" if self.request.version != "1.0" else http_head.KEEP_ALIVE
         return self._owner.date_line() + self._cors + (http_head.CLOSE if last else staying)
 
+    def _end_whole(self) -> None:
+        """What was promised by the framing is there."""
+        if self._chunked:
+            self._owner.transport.write(http_head.LAST_CHUNK)
+        self._finish(keep=self._chunked and not self._last)
+
     def _end_broken(self, failure: Failure) -> None:
-        """Before the first byte an error is still possible; after it the missing last chunk tells."""
+        """Before the first byte an error is still possible. After it an event stream's last event has told the client,
+        and a missing last chunk would only make HTTP libraries raise before they show it; elsewhere that is what tells.
+        """
         if not self._started:
             self.refuse(stream_broken(failure.message or failure.code.value))
+        elif self._head is not None and self._head.content_type.startswith(EVENT_STREAM):
+            self._end_whole()
         else:
             self._finish(keep=False)
 
