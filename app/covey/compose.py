@@ -31,6 +31,7 @@ from covey.setting import split_address
 from covey_gateway.core.settings import HttpSettings, RequestSettings
 from covey_gateway.io.grpc_door import GrpcDoor
 from covey_gateway.io.http_server import HttpServer
+from covey_gateway.io.loop_lag import LoopLag
 from covey_gateway.io.metrics import GatewayMetrics
 from covey_gateway.io.runner import RequestRunner
 from covey_gateway.io.standard_pages import StandardPages
@@ -148,6 +149,7 @@ class Agent:
         queue_lengths = scheduler.queue_lengths
         self._metrics = GatewayMetrics(__version__, identity.node_id, mesh.view, queue_lengths, boottime_s)
         mesh.subscribe(self._metrics)
+        self._loop_lag = LoopLag(loop, self._metrics.loop_lagged)
         self._runner = RequestRunner(
             mesh, boottime_s, random.random, RequestSettings(), self._metrics, choose_alone, loop
         )
@@ -204,6 +206,7 @@ class Agent:
             self._discovery.start()
         if self._pool_name is not None:
             self._pool_name.publish()
+        self._loop_lag.start()
         progress("started", f"in pool {self._identity.pool_name}")
 
     async def _start_mesh(self) -> None:
@@ -347,6 +350,7 @@ class Agent:
         await self._mesh.stop()
         await self._transport.close()
         await self._monitor.stop()
+        self._loop_lag.stop()
         self._disk.close()
 
     async def _leave_sight(self) -> None:

@@ -27,6 +27,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 _FIRST_TOKEN_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _PER_TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5)
 _REQUEST_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_LAG_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30)
 _GAP_S = (0.1, 0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 30, 60)
 
 
@@ -137,6 +138,14 @@ class GatewayMetrics:
             "covey_leaderless_seconds", "Time without a leader, each time.", buckets=_GAP_S, registry=registry
         )
         self._links_lost = Counter("covey_links_lost", "Links to machines that ended.", ["reason"], registry=registry)
+        self._loop_lag = Histogram(
+            "covey_event_loop_lag_seconds", "How late this agent's event loop ran a timer, looked at 4 times a second.",
+            buckets=_LAG_S, registry=registry,
+        )  # fmt: skip
+
+    def loop_lagged(self, seconds: float) -> None:
+        """One look of covey_gateway.io.loop_lag."""
+        self._loop_lag.observe(seconds)
 
     # covey_gateway.core.observer.Observer
 
