@@ -135,6 +135,7 @@ decisions = st.builds(
     chosen=st.none() | node_ids,
     queued_for_s=amounts,
     candidates=tuples(verdicts, 2),
+    turned_away=texts,
 )
 payloads = st.binary(max_size=50)
 any_facts, any_load = node_ids.flatmap(facts_for), node_ids.flatmap(loads_for)
@@ -165,6 +166,7 @@ EVERY_MESSAGE: dict[type, st.SearchStrategy[typing.Any]] = {
         priority=u32,
         deadline_s=milliseconds_s,
         waited_s=milliseconds_s,
+        user_ahead_tokens=u64,
     ),
     asking.Answer: st.builds(
         Answer,
@@ -174,6 +176,7 @@ EVERY_MESSAGE: dict[type, st.SearchStrategy[typing.Any]] = {
         node_id=st.none() | node_ids,
         decision=st.none() | decisions,
         retry_after_ms=u32,
+        user_ahead_tokens=u64,
     ),
     asking.AttemptReport: st.builds(
         asking.AttemptReport,
@@ -183,6 +186,9 @@ EVERY_MESSAGE: dict[type, st.SearchStrategy[typing.Any]] = {
         withdrawn=st.booleans(),
         failed=st.booleans(),
         output_tokens=u32,
+        refused=st.booleans(),
+        prompt_tokens=u32,
+        cached_prompt_tokens=u32,
     ),
 }
 

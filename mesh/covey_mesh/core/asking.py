@@ -28,6 +28,8 @@ class Ask:
 
     `prefix_hashes` are chained 64-bit hashes of prompt blocks, first block first. `waited_s` is how long the request
     has waited already, so that a new leader keeps its place in line. `deadline_s` is time left; 0: none.
+    `user` is who shares fairly, `priority` 0 interactive, 1 normal, 2 batch. `user_ahead_tokens`, told to a new leader
+    only: how far the last one said that this user is ahead (see Answer).
     """
 
     request_id: str
@@ -41,6 +43,7 @@ class Ask:
     priority: int = 1
     deadline_s: float = 0.0
     waited_s: float = 0.0
+    user_ahead_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +57,15 @@ class CandidateVerdict:
     terms_s: Mapping[str, float] = field(default_factory=dict)
 
 
+TURNED_AWAY_DEADLINE = "deadline"
+TURNED_AWAY_QUEUE_FULL = "queue_full"
+TURNED_AWAY_EXPIRED = "expired"
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The record behind an answer, readable by `covey explain`. `decided_by` is "leader" or "gateway"."""
+    """The record behind an answer, readable by `covey explain`. `decided_by` is "leader" or "gateway"; `turned_away`
+    is one of TURNED_AWAY_* where some machine could have served the ask."""
 
     request_id: str
     attempt: int
@@ -71,6 +80,7 @@ class Decision:
     chosen: NodeId | None = None
     queued_for_s: float = 0.0
     candidates: Sequence[CandidateVerdict] = ()
+    turned_away: str = ""
 
     @property
     def why(self) -> str:
@@ -84,7 +94,11 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The leader's word on one attempt. QUEUED is followed by a second answer for the same attempt."""
+    """The leader's word on one attempt. QUEUED is followed by a second answer for the same attempt.
+
+    `user_ahead_tokens`, with an assignment: by how many weighted tokens this user has been served more than the one
+    served least; gateways keep it for the next leader.
+    """
 
     request_id: str
     attempt: int
@@ -92,11 +106,16 @@ class Answer:
     node_id: NodeId | None = None
     decision: Decision | None = None
     retry_after_ms: int = 0
+    user_ahead_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptReport:
-    """What became of an assigned attempt; `withdrawn` takes back one that is still queued."""
+    """What became of an assigned attempt; `withdrawn` takes back one that is still queued.
+
+    `refused` comes with `failed`: the machine had no room or is draining, nothing is wrong with it. Prompt tokens are
+    the engine's own count, 0 where it did not tell.
+    """
 
     request_id: str
     attempt: int
@@ -104,3 +123,6 @@ class AttemptReport:
     withdrawn: bool = False
     failed: bool = False
     output_tokens: int = 0
+    refused: bool = False
+    prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0

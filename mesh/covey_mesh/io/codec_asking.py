@@ -78,6 +78,7 @@ def ask_to_wire(ask: Ask) -> link_pb2.Ask:
         priority=ask.priority,
         deadline_ms=to_ms(ask.deadline_s),
         waited_ms=to_ms(ask.waited_s),
+        user_ahead_tokens=ask.user_ahead_tokens,
     )
 
 
@@ -96,6 +97,7 @@ def ask_from_wire(message: link_pb2.Ask) -> Ask:
         priority=message.priority,
         deadline_s=from_ms(message.deadline_ms),
         waited_s=from_ms(message.waited_ms),
+        user_ahead_tokens=message.user_ahead_tokens,
     )
 
 
@@ -137,6 +139,7 @@ def decision_to_wire(decision: Decision) -> types_pb2.Decision:
         policy=decision.policy,
         queued_for_s=decision.queued_for_s,
         candidates=[verdict_to_wire(verdict) for verdict in decision.candidates],
+        turned_away=decision.turned_away,
     )
 
 
@@ -159,6 +162,7 @@ def decision_from_wire(message: types_pb2.Decision) -> Decision | None:
         chosen=node_id_or_none(message.chosen_node_id),
         queued_for_s=number(message.queued_for_s, "a waiting time"),
         candidates=tuple(verdict_from_wire(v) for v in bounded(message.candidates, PEERS_MAX, "candidates")),
+        turned_away=text(message.turned_away, "a reason"),
     )
 
 
@@ -170,6 +174,7 @@ def answer_to_wire(answer: Answer) -> link_pb2.Answer:
         node_id=answer.node_id or "",
         decision=None if answer.decision is None else decision_to_wire(answer.decision),
         retry_after_ms=answer.retry_after_ms,
+        user_ahead_tokens=answer.user_ahead_tokens,
     )
 
 
@@ -185,6 +190,7 @@ def answer_from_wire(message: link_pb2.Answer) -> Answer | None:
         node_id=node_id_or_none(message.node_id),
         decision=decision_from_wire(message.decision) if message.HasField("decision") else None,
         retry_after_ms=message.retry_after_ms,
+        user_ahead_tokens=message.user_ahead_tokens,
     )
 
 
@@ -196,6 +202,9 @@ def report_to_wire(report: AttemptReport) -> link_pb2.AttemptReport:
         withdrawn=report.withdrawn,
         failed=report.failed,
         output_tokens=report.output_tokens,
+        refused=report.refused,
+        prompt_tokens=report.prompt_tokens,
+        cached_prompt_tokens=report.cached_prompt_tokens,
     )
 
 
@@ -208,4 +217,7 @@ def report_from_wire(message: link_pb2.AttemptReport) -> AttemptReport:
         withdrawn=message.withdrawn,
         failed=message.failed,
         output_tokens=message.output_tokens,
+        refused=message.refused,
+        prompt_tokens=message.prompt_tokens,
+        cached_prompt_tokens=message.cached_prompt_tokens,
     )

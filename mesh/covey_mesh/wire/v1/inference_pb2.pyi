@@ -35,12 +35,14 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., ignore_eos: _Optional[bool] = ..., n: _Optional[int] = ...) -> None: ...
 
 class Requirements(_message.Message):
-    __slots__ = ("min_context_tokens", "deadline_ms")
+    __slots__ = ("min_context_tokens", "deadline_ms", "priority")
     MIN_CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     min_context_tokens: int
     deadline_ms: int
-    def __init__(self, min_context_tokens: _Optional[int] = ..., deadline_ms: _Optional[int] = ...) -> None: ...
+    priority: str
+    def __init__(self, min_context_tokens: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., priority: _Optional[str] = ...) -> None: ...
 
 class ToolCall(_message.Message):
     __slots__ = ("id", "name", "arguments_json", "index")

@@ -253,7 +253,7 @@ class ResponseEnd(_message.Message):
     def __init__(self, stream_id: _Optional[int] = ..., failure: _Optional[_Union[_types_pb2.Failure, _Mapping]] = ...) -> None: ...
 
 class Ask(_message.Message):
-    __slots__ = ("request_id", "attempt", "model", "prompt_tokens", "max_output_tokens", "prefix_hashes", "excluded", "user", "priority", "deadline_ms", "waited_ms")
+    __slots__ = ("request_id", "attempt", "model", "prompt_tokens", "max_output_tokens", "prefix_hashes", "excluded", "user", "priority", "deadline_ms", "waited_ms", "user_ahead_tokens")
     class ExcludedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -272,6 +272,7 @@ class Ask(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
     WAITED_MS_FIELD_NUMBER: _ClassVar[int]
+    USER_AHEAD_TOKENS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     attempt: int
     model: str
@@ -283,10 +284,11 @@ class Ask(_message.Message):
     priority: int
     deadline_ms: int
     waited_ms: int
-    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., prefix_hashes: _Optional[_Iterable[int]] = ..., excluded: _Optional[_Mapping[str, str]] = ..., user: _Optional[str] = ..., priority: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., waited_ms: _Optional[int] = ...) -> None: ...
+    user_ahead_tokens: int
+    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., prefix_hashes: _Optional[_Iterable[int]] = ..., excluded: _Optional[_Mapping[str, str]] = ..., user: _Optional[str] = ..., priority: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., waited_ms: _Optional[int] = ..., user_ahead_tokens: _Optional[int] = ...) -> None: ...
 
 class Answer(_message.Message):
-    __slots__ = ("request_id", "attempt", "outcome", "node_id", "decision", "retry_after_ms")
+    __slots__ = ("request_id", "attempt", "outcome", "node_id", "decision", "retry_after_ms", "user_ahead_tokens")
     class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         OUTCOME_UNSPECIFIED: _ClassVar[Answer.Outcome]
@@ -303,29 +305,37 @@ class Answer(_message.Message):
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     DECISION_FIELD_NUMBER: _ClassVar[int]
     RETRY_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
+    USER_AHEAD_TOKENS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     attempt: int
     outcome: Answer.Outcome
     node_id: str
     decision: _types_pb2.Decision
     retry_after_ms: int
-    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., outcome: _Optional[_Union[Answer.Outcome, str]] = ..., node_id: _Optional[str] = ..., decision: _Optional[_Union[_types_pb2.Decision, _Mapping]] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...
+    user_ahead_tokens: int
+    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., outcome: _Optional[_Union[Answer.Outcome, str]] = ..., node_id: _Optional[str] = ..., decision: _Optional[_Union[_types_pb2.Decision, _Mapping]] = ..., retry_after_ms: _Optional[int] = ..., user_ahead_tokens: _Optional[int] = ...) -> None: ...
 
 class AttemptReport(_message.Message):
-    __slots__ = ("request_id", "attempt", "node_id", "withdrawn", "failed", "output_tokens")
+    __slots__ = ("request_id", "attempt", "node_id", "withdrawn", "failed", "output_tokens", "refused", "prompt_tokens", "cached_prompt_tokens")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     WITHDRAWN_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHED_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     attempt: int
     node_id: str
     withdrawn: bool
     failed: bool
     output_tokens: int
-    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., node_id: _Optional[str] = ..., withdrawn: _Optional[bool] = ..., failed: _Optional[bool] = ..., output_tokens: _Optional[int] = ...) -> None: ...
+    refused: bool
+    prompt_tokens: int
+    cached_prompt_tokens: int
+    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., node_id: _Optional[str] = ..., withdrawn: _Optional[bool] = ..., failed: _Optional[bool] = ..., output_tokens: _Optional[int] = ..., refused: _Optional[bool] = ..., prompt_tokens: _Optional[int] = ..., cached_prompt_tokens: _Optional[int] = ...) -> None: ...
 
 class Query(_message.Message):
     __slots__ = ("query_id", "kind", "payload")

@@ -207,7 +207,7 @@ class CandidateVerdict(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., rejected_because: _Optional[str] = ..., first_token_s: _Optional[float] = ..., last_token_s: _Optional[float] = ..., terms_s: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class Decision(_message.Message):
-    __slots__ = ("request_id", "attempt", "model", "decided_at_unix_s", "decided_by", "decider_node_id", "ballot", "view_version", "outcome", "chosen_node_id", "policy", "queued_for_s", "candidates")
+    __slots__ = ("request_id", "attempt", "model", "decided_at_unix_s", "decided_by", "decider_node_id", "ballot", "view_version", "outcome", "chosen_node_id", "policy", "queued_for_s", "candidates", "turned_away")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -221,6 +221,7 @@ class Decision(_message.Message):
     POLICY_FIELD_NUMBER: _ClassVar[int]
     QUEUED_FOR_S_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    TURNED_AWAY_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     attempt: int
     model: str
@@ -234,4 +235,5 @@ class Decision(_message.Message):
     policy: str
     queued_for_s: float
     candidates: _containers.RepeatedCompositeFieldContainer[CandidateVerdict]
-    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., decided_at_unix_s: _Optional[float] = ..., decided_by: _Optional[str] = ..., decider_node_id: _Optional[str] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., view_version: _Optional[int] = ..., outcome: _Optional[str] = ..., chosen_node_id: _Optional[str] = ..., policy: _Optional[str] = ..., queued_for_s: _Optional[float] = ..., candidates: _Optional[_Iterable[_Union[CandidateVerdict, _Mapping]]] = ...) -> None: ...
+    turned_away: str
+    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., decided_at_unix_s: _Optional[float] = ..., decided_by: _Optional[str] = ..., decider_node_id: _Optional[str] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., view_version: _Optional[int] = ..., outcome: _Optional[str] = ..., chosen_node_id: _Optional[str] = ..., policy: _Optional[str] = ..., queued_for_s: _Optional[float] = ..., candidates: _Optional[_Iterable[_Union[CandidateVerdict, _Mapping]]] = ..., turned_away: _Optional[str] = ...) -> None: ...
