@@ -1,4 +1,6 @@
+import base64
 import json
+import struct
 
 import pytest
 
@@ -166,3 +168,64 @@ def test_mistakes(path: str, body: bytes, status: int) -> None:
         openai.parse(path, body, "m", False, 1000)
     assert caught.value.status == status
     assert json.loads(caught.value.body)["error"]["code"] == status
+
+
+def answered(path: str, **fields: object) -> dict[str, list[dict[str, object]]]:
+    embeds = path == "/v1/embeddings"
+    call = openai.parse(path, json.dumps({"model": "m", "max_tokens": 5} | fields).encode(), "m", embeds, 1000)
+    tokens = sum(choice.output_tokens for choice in call.choices)
+    found: dict[str, list[dict[str, object]]] = json.loads(openai.whole(call, "id", 0, tokens))
+    return found
+
+
+def test_choices_are_numbered_prompt_by_prompt_and_each_has_a_seed_of_its_own() -> None:
+    whole = answered("/v1/completions", prompt=["one", "two"], n=3, seed=10)
+    assert [choice["index"] for choice in whole["choices"]] == list(range(6))
+    alone = [
+        answered("/v1/completions", prompt=prompt, seed=10 + number)["choices"][0]["text"]
+        for prompt in ("one", "two")
+        for number in range(3)
+    ]
+    assert [choice["text"] for choice in whole["choices"]] == alone
+    assert len(set(map(str, alone))) == 6
+    assert whole["usage"] == {"prompt_tokens": 4, "completion_tokens": 30, "total_tokens": 34}
+
+
+def test_without_a_seed_all_choices_are_what_one_would_be() -> None:
+    one = answered("/v1/completions", prompt="one")["choices"][0]["text"]
+    assert {choice["text"] for choice in answered("/v1/completions", prompt="one", n=4)["choices"]} == {one}
+
+
+def test_a_seeded_answer_goes_on_as_if_never_cut() -> None:
+    whole = str(answered("/v1/completions", prompt="one", seed=3, max_tokens=20)["choices"][0]["text"])
+    words = whole.split(" ")
+    for cut in range(1, len(words)):
+        first = " ".join(words[:cut])
+        rest = answered("/v1/completions", prompt="one" + first, seed=3, max_tokens=20 - cut)
+        assert first + str(rest["choices"][0]["text"]) == whole
+
+
+def test_an_embedding_is_a_function_of_its_text() -> None:
+    together = answered("/v1/embeddings", input=["one", "two", "one"])["data"]
+    assert together[0]["embedding"] == together[2]["embedding"] != together[1]["embedding"]
+    assert answered("/v1/embeddings", input="two")["data"][0]["embedding"] == together[1]["embedding"]
+    packed = answered("/v1/embeddings", input=["two"], encoding_format="base64")["data"][0]["embedding"]
+    floats = struct.unpack("<16f", base64.b64decode(str(packed)))
+    assert floats == pytest.approx(together[1]["embedding"])
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/completions", {"prompt": ["a", 7]}),
+        ("/v1/completions", {"prompt": []}),
+        ("/v1/completions", {"prompt": "a", "n": 0}),
+        ("/v1/completions", {"prompt": "a", "n": "two"}),
+        ("/v1/completions", {"prompt": "a", "seed": 0.5}),
+        ("/v1/embeddings", {"input": ["a"], "encoding_format": "hex"}),
+    ],
+)
+def test_mistakes_of_lists_and_choices(path: str, fields: dict[str, object]) -> None:
+    with pytest.raises(openai.CallError) as caught:
+        answered(path, **fields)
+    assert caught.value.status == 400

@@ -1,13 +1,17 @@
 """What a simulated engine says: OpenAI-shaped bytes with text that follows from a seed and the prompt alone.
 
 Token i of an answer is a word chosen by (seed, prompt, i), so an answer continued elsewhere from a partial one goes on
-with the very words that an undisturbed run would have had. A token is a word; nothing here pretends to be a real
+with the very words that an undisturbed run would have had. A `seed` in the request changes the words; of several
+choices (`n`), choice i has those of seed + i, as in vLLM (v1/engine/parallel_sampling.py), and without a seed all have
+the same. An embedding is a function of its input's text alone. A token is a word; nothing here pretends to be a real
 tokenizer or a real model, and the engine is shown as "simulated" everywhere.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +25,8 @@ OUTPUT_TOKENS_DEFAULT = {"chat": 64, "text": 16}
 """Where the client names no bound; 16 is OpenAI's for text completions."""
 
 EMBEDDING_DIMENSIONS = 16
+CHOICES_MAX = 128
+PROMPTS_MAX = 4096
 BEGINNINGS_MAX = 8192
 """Places looked at in one prompt."""
 PATHS = {"/v1/chat/completions": "chat", "/v1/completions": "text", "/v1/embeddings": "embed"}
@@ -38,19 +44,41 @@ class CallError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """One text to write. `skip`: output tokens that the client already has (a continued answer). `prompt_tokens`: to
+    compute for it: of several choices to one prompt the first computes it, the others find it in the cache."""
+
+    key: int
+    skip: int
+    prompt_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
-    """One understood request. `skip`: output tokens that the client already has (a continued answer)."""
+    """One understood request. `choices` are in the order of the answer's `index`: prompt x n + choice.
+
+    `prompt_tokens` counts each prompt once, as vLLM's usage does."""
 
     kind: str
     model: str
     stream: bool
     include_usage: bool
     prompt_tokens: int
-    output_tokens: int
-    key: int
-    skip: int
+    choices: tuple[Choice, ...]
     inputs: tuple[str, ...] = ()
     finish_reason: str = "length"
+    base64: bool = False
+
+    @property
+    def output_tokens(self) -> int:
+        """Of the first choice."""
+        return self.choices[0].output_tokens
+
+    @property
+    def skip(self) -> int:
+        """Of the first choice."""
+        return self.choices[0].skip
 
 
 def word(seed: int, key: int, index: int) -> str:
@@ -60,19 +88,20 @@ def word(seed: int, key: int, index: int) -> str:
     return chosen if index == 0 else " " + chosen
 
 
-def key_of(prompt: str) -> int:
-    """What the words of the answer to `prompt` are drawn from."""
-    return int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=8).digest(), "big")
+def key_of(prompt: str, asked_seed: int | None = None) -> int:
+    """What the words of the answer to `prompt` are drawn from; `asked_seed`: the request's own."""
+    salt = b"" if asked_seed is None else str(asked_seed).encode()
+    return int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=8, key=salt).digest(), "big")
 
 
-def split_prompt(prompt: str, seed: int) -> tuple[str, str]:
+def split_prompt(prompt: str, seed: int, asked_seed: int | None = None) -> tuple[str, str]:
     """A text prompt that ends with the beginning of its own answer: (what was asked, what was answered so far).
 
     The longest such end is taken, so that any prefix of an answer, given back, goes on with the same answer. A prompt
     that happens to end so is continued too: the text means nothing either way, and stays the same on every machine.
     """
     for begin in _beginnings(prompt):
-        key, position, index = key_of(prompt[:begin]), begin, 0
+        key, position, index = key_of(prompt[:begin], asked_seed), begin, 0
         while position < len(prompt):
             expected = word(seed, key, index)
             if not prompt.startswith(expected, position):
@@ -110,38 +139,67 @@ def parse(path: str, body: bytes, model: str, embeds: bool, context_tokens: int,
         raise CallError(400, "the body must be a JSON object")
     if request.get("model", model) != model:
         raise CallError(404, f"The model `{request.get('model')}` does not exist.", "NotFoundError", "model")
-    call = _embedding(request, model) if kind == "embed" else _generation(kind, request, model, context_tokens, seed)
-    if call.prompt_tokens >= context_tokens + (kind == "embed"):
-        raise CallError(
-            400, f"This model's maximum context length is {context_tokens} tokens, the prompt has {call.prompt_tokens}."
-        )
-    return call
+    if kind == "embed":
+        return _embedding(request, model, context_tokens)
+    return _generation(kind, request, model, context_tokens, seed)
 
 
 def _generation(kind: str, request: Json, model: str, context_tokens: int, seed: int) -> Call:
-    prompt, partial = _prompt(kind, request, seed)
-    prompt_tokens = len(prompt.split()) + 1
-    skip = len(partial.split())
-    room = max(1, context_tokens - prompt_tokens - skip)
+    asked_seed = _asked_seed(request)
+    prompts = _prompts(kind, request, seed, asked_seed)
+    count = _whole(request, "n", 1, CHOICES_MAX) or 1
     asked = request.get("max_completion_tokens") or request.get("max_tokens")
     if asked is not None and (not isinstance(asked, int) or asked < 1 or asked > context_tokens):
         raise CallError(400, f"max_tokens must be between 1 and {context_tokens}, got {asked!r}", param="max_tokens")
-    if asked is None:
-        asked = max(1, OUTPUT_TOKENS_DEFAULT[kind] - (skip if kind == "chat" else 0))
-    output = min(room, asked)
+    choices: list[Choice] = []
+    total = longest = 0
+    for prompt, partial in prompts:
+        skip = len(partial.split())
+        prompt_tokens = len(prompt.split()) + 1 + skip
+        bound = asked or max(1, OUTPUT_TOKENS_DEFAULT[kind] - (skip if kind == "chat" else 0))
+        output = min(max(1, context_tokens - prompt_tokens), bound)
+        for number in range(count):
+            key = key_of(prompt, None if asked_seed is None else asked_seed + number)
+            choices.append(Choice(key, skip, 1 if number else prompt_tokens, output))
+        total, longest = total + prompt_tokens, max(longest, prompt_tokens)
+    _check_context(longest, context_tokens)
     options = request.get("stream_options")
     usage = isinstance(options, dict) and bool(options.get("include_usage"))
-    streams = bool(request.get("stream"))
-    return Call(kind, model, streams, usage, prompt_tokens + skip, output, key_of(prompt), skip)
+    return Call(kind, model, bool(request.get("stream")), usage, total, tuple(choices))
 
 
-def _prompt(kind: str, request: Json, seed: int) -> tuple[str, str]:
-    """The prompt, and the part of its answer that was already written."""
+def _check_context(prompt_tokens: int, context_tokens: int) -> None:
+    if prompt_tokens >= context_tokens:
+        raise CallError(
+            400, f"This model's maximum context length is {context_tokens} tokens, the prompt has {prompt_tokens}."
+        )
+
+
+def _whole(request: Json, name: str, least: int, most: int) -> int | None:
+    value = request.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise CallError(400, f"{name} must be between {least} and {most}, got {value!r}", param=name)
+    return value
+
+
+def _asked_seed(request: Json) -> int | None:
+    """-1 asks for none, as in vLLM."""
+    seed = _whole(request, "seed", -(2**63), 2**63 - 1)
+    return None if seed == -1 else seed
+
+
+def _prompts(kind: str, request: Json, seed: int, asked_seed: int | None) -> list[tuple[str, str]]:
+    """Each prompt, and the part of its answer that was already written."""
     if kind == "text":
-        prompt = request.get("prompt")
-        if not isinstance(prompt, str):
-            raise CallError(400, "prompt must be a string", param="prompt")
-        return split_prompt(prompt, seed)
+        given = request.get("prompt")
+        prompts = [given] if isinstance(given, str) else given
+        if not isinstance(prompts, list) or not prompts or not all(isinstance(each, str) for each in prompts):
+            raise CallError(400, "prompt must be a string or a list of strings", param="prompt")
+        if len(prompts) > PROMPTS_MAX:
+            raise CallError(400, f"prompt has {len(prompts)} texts, {PROMPTS_MAX} are the most", param="prompt")
+        return [split_prompt(each, seed, asked_seed) for each in prompts]
     messages = request.get("messages")
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages) or not messages:
         raise CallError(400, "messages must be a list of at least one message", param="messages")
@@ -149,21 +207,29 @@ def _prompt(kind: str, request: Json, seed: int) -> tuple[str, str]:
     if request.get("continue_final_message") and messages[-1].get("role") == "assistant":
         partial = str(messages[-1].get("content") or "")
         messages = messages[:-1]
-    return "\n".join(f"{m.get('role')}: {m.get('content')}" for m in messages), partial
+    return [("\n".join(f"{m.get('role')}: {m.get('content')}" for m in messages), partial)]
 
 
-def _embedding(request: Json, model: str) -> Call:
+def _embedding(request: Json, model: str, context_tokens: int) -> Call:
+    """Any number of inputs, each with the context to itself, as in vLLM."""
     given = request.get("input")
     inputs = [given] if isinstance(given, str) else given
     if not isinstance(inputs, list) or not inputs or not all(isinstance(text, str) for text in inputs):
         raise CallError(400, "input must be a string or a list of strings", param="input")
-    tokens = sum(len(text.split()) + 2 for text in inputs)
-    return Call("embed", model, False, False, tokens, 0, 0, 0, tuple(inputs))
+    encoding = request.get("encoding_format")
+    if encoding not in (None, "float", "base64"):
+        raise CallError(400, f"encoding_format must be float or base64, got {encoding!r}", param="encoding_format")
+    counts = [len(text.split()) + 2 for text in inputs]
+    _check_context(max(counts) - 1, context_tokens)
+    total = sum(counts)
+    choice = Choice(0, 0, total, 0)
+    return Call("embed", model, False, False, total, (choice,), tuple(inputs), base64=encoding == "base64")
 
 
-def text(call: Call, seed: int, tokens: int) -> str:
-    """The first `tokens` output tokens of this call."""
-    return "".join(word(seed, call.key, call.skip + i) for i in range(tokens))
+def text(call: Call, seed: int, tokens: int, choice: int = 0) -> str:
+    """The first `tokens` output tokens of one choice."""
+    said = call.choices[choice]
+    return "".join(word(seed, said.key, said.skip + i) for i in range(tokens))
 
 
 def usage(call: Call, tokens: int) -> Json:
@@ -176,34 +242,35 @@ def usage(call: Call, tokens: int) -> Json:
 
 
 def head_event(call: Call, answer_id: str) -> bytes:
-    """What precedes the first token of a stream: the role, for chat."""
+    """What precedes the first token of a stream: the role of each choice, for chat."""
     if call.kind != "chat":
         return b""
-    return _event(call, answer_id, [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}])
+    delta = {"role": "assistant", "content": ""}
+    choices = [{"index": i, "delta": delta, "finish_reason": None} for i in range(len(call.choices))]
+    return b"".join(_event(call, answer_id, [choice]) for choice in choices)
 
 
-def token_event(call: Call, answer_id: str, seed: int, index: int, last: bool) -> bytes:
+def token_event(call: Call, answer_id: str, seed: int, index: int, last: bool, choice: int = 0) -> bytes:
     """One output token."""
-    piece = word(seed, call.key, call.skip + index)
+    said = call.choices[choice]
+    piece = word(seed, said.key, said.skip + index)
     content: Json = {"delta": {"content": piece}} if call.kind == "chat" else {"text": piece}
     finish = call.finish_reason if last else None
-    return _event(call, answer_id, [{"index": 0, **content, "logprobs": None, "finish_reason": finish}])
+    return _event(call, answer_id, [{"index": choice, **content, "logprobs": None, "finish_reason": finish}])
 
 
 def tail_events(call: Call, answer_id: str, tokens: int) -> bytes:
-    """Usage, where the client asked for it, and the end of the stream."""
+    """Usage, where the client asked for it, and the end of the stream. `tokens`: of all choices."""
     final = _event(call, answer_id, [], usage(call, tokens)) if call.include_usage else b""
     return final + b"data: [DONE]\n\n"
 
 
 def whole(call: Call, answer_id: str, seed: int, tokens: int) -> bytes:
-    """An answer that is not streamed."""
+    """An answer that is not streamed. `tokens`: of all choices."""
     if call.kind == "embed":
-        data = [{"object": "embedding", "index": i, "embedding": _vector(t)} for i, t in enumerate(call.inputs)]
+        vectors = [_packed(_vector(t)) if call.base64 else _vector(t) for t in call.inputs]
+        data = [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(vectors)]
         return _encode({"object": "list", "id": answer_id, "model": call.model, "data": data, "usage": usage(call, 0)})
-    said = text(call, seed, tokens)
-    content: Json = {"message": {"role": "assistant", "content": said}} if call.kind == "chat" else {"text": said}
-    choice = {"index": 0, **content, "logprobs": None, "finish_reason": call.finish_reason}
     named = "chat.completion" if call.kind == "chat" else "text_completion"
     return _encode(
         {
@@ -211,10 +278,16 @@ def whole(call: Call, answer_id: str, seed: int, tokens: int) -> bytes:
             "object": named,
             "created": 0,
             "model": call.model,
-            "choices": [choice],
+            "choices": [_said(call, seed, number) for number in range(len(call.choices))],
             "usage": usage(call, tokens),
         }
     )
+
+
+def _said(call: Call, seed: int, number: int) -> Json:
+    said = text(call, seed, call.choices[number].output_tokens, number)
+    content: Json = {"message": {"role": "assistant", "content": said}} if call.kind == "chat" else {"text": said}
+    return {"index": number, **content, "logprobs": None, "finish_reason": call.finish_reason}
 
 
 def _event(call: Call, answer_id: str, choices: list[Json], usage: Json | None = None) -> bytes:
@@ -230,6 +303,11 @@ def _vector(text: str) -> list[float]:
     vector = [byte / 255 - 0.5 for byte in digest]
     norm = sum(x * x for x in vector) ** 0.5
     return [x / norm for x in vector]
+
+
+def _packed(vector: list[float]) -> str:
+    """OpenAI's base64: little-endian 32-bit floats."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
 def _encode(value: Json) -> bytes:

@@ -28,9 +28,9 @@ class SimulatedRequest:
         self.sink: ResponseSink | None = sink
         self.call: openai.Call | None = None
         self.answer_id = ""
-        self.sent = 0
-        self.produced = 0
-        self.finished = False
+        self.sent: list[int] = []
+        self.produced: list[int] = []
+        self.unfinished = 0
         self.head_sent = False
         self.paused = False
 
@@ -129,7 +129,8 @@ class SimulatedEngine:
     def abort(self, request: SimulatedRequest) -> None:
         """The request was cancelled."""
         self._forget(request)
-        self._batch.abort(request, self._now_s())
+        for choice in range(len(request.produced)):
+            self._batch.abort((request, choice), self._now_s())
         self._schedule()
 
     def flush(self, request: SimulatedRequest) -> None:
@@ -137,18 +138,21 @@ class SimulatedEngine:
         if request.sink is None or request.paused or request.call is None:
             return
         call, seed = request.call, self._settings.seed
+        finished = request.unfinished == 0
         if call.stream:
             chunk = b"".join(
-                openai.token_event(call, request.answer_id, seed, i, i == call.output_tokens - 1)
-                for i in range(request.sent, request.produced)
+                openai.token_event(call, request.answer_id, seed, i, i == choice.output_tokens - 1, number)
+                for number, choice in enumerate(call.choices)
+                for i in range(request.sent[number], request.produced[number])
             )
-            request.sent = request.produced
-            if request.finished:
-                chunk += openai.tail_events(call, request.answer_id, request.produced)
+            request.sent = list(request.produced)
+            if finished:
+                chunk += openai.tail_events(call, request.answer_id, sum(request.produced))
             self._send(request, EVENT_STREAM, chunk)
-        elif request.finished:
-            self._send(request, "application/json", openai.whole(call, request.answer_id, seed, request.produced))
-        if request.finished:
+        elif finished:
+            whole = openai.whole(call, request.answer_id, seed, sum(request.produced))
+            self._send(request, "application/json", whole)
+        if finished:
             self._finish(request, None)
 
     def _begin(self, request: SimulatedRequest, asked: ForwardedRequest) -> None:
@@ -171,7 +175,10 @@ class SimulatedEngine:
             self._finish(request, None)
             return
         request.call = call
-        self._batch.submit(request, call.prompt_tokens, call.output_tokens, self._now_s())
+        request.sent, request.produced = [0] * len(call.choices), [0] * len(call.choices)
+        request.unfinished = len(call.choices)
+        for number, choice in enumerate(call.choices):
+            self._batch.submit((request, number), choice.prompt_tokens, choice.output_tokens, self._now_s())
         self._after_batch()
 
     def _send(self, request: SimulatedRequest, content_type: str, chunk: bytes) -> None:
@@ -199,10 +206,10 @@ class SimulatedEngine:
         self._after_batch()
 
     def _deliver(self, produced: Produced) -> None:
-        request = produced.key
-        assert isinstance(request, SimulatedRequest)
-        request.produced = produced.tokens
-        request.finished = produced.finished
+        assert isinstance(produced.key, tuple)
+        request, choice = produced.key
+        request.produced[choice] = produced.tokens
+        request.unfinished -= produced.finished
         self.flush(request)
 
     def _after_batch(self) -> None:
