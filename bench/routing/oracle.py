@@ -14,6 +14,7 @@ from covey_mesh.core.facts import Task
 from covey_mesh.core.names import NodeId
 from covey_scheduler.core.machine import Candidate
 from covey_scheduler.core.machine import Machine as KnownMachine
+from covey_scheduler.core.prefix import Depths
 
 if TYPE_CHECKING:
     from bench.routing.pool import Pool
@@ -26,8 +27,8 @@ class TrueCaches:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    def matches(self, model: str, hashes: tuple[int, ...]) -> list[tuple[NodeId, tuple[int, int], int]]:
-        found = []
+    def matches(self, model: str, hashes: tuple[int, ...]) -> Depths:
+        found: Depths = []
         for machine in self._pool.machines:
             coming = {block for each in machine.engine.prompts for block in each.blocks}
             known = 0
@@ -36,10 +37,10 @@ class TrueCaches:
                     break
                 known += 1
             if known:
-                found.append((machine.node_id, (machine.incarnation, 0), known))
+                found.append((known, (machine.node_id,)))
         return found
 
-    def held_blocks(self, node_id: NodeId, model: str) -> int:
+    def held_blocks(self, node_id: NodeId, model: str, generation: tuple[int, int]) -> int:
         return len(self._pool.by_id[node_id].engine.cache)
 
     def add(self, *assignment: object) -> None:
@@ -66,8 +67,8 @@ def grant_sight(scheduler: Scheduler, pool: Pool) -> None:
     account.answers = TrueLengths()  # type: ignore[assignment]
     believed = account._candidate
 
-    def known(machine: KnownMachine, model: str, now_s: float, largest: int) -> Candidate:
-        candidate = believed(machine, model, now_s, largest)
+    def known(model: str, now_s: float, machine: KnownMachine, largest: int) -> Candidate:
+        candidate = believed(model, now_s, machine, largest)
         simulated = pool.by_id[machine.node_id]
         left_s = simulated.engine.prompt_tokens_left() / machine.speeds.prefill_tokens_per_s
         places = account.inflight._places.get(machine.node_id, {})

@@ -16,8 +16,7 @@ SETTINGS = SchedulerSettings(reservation_s=2.0, settle_s=0.15, reservations_max=
 
 def reserve(inflight: Inflight, number: int, at_s: float = 0.0, prompt_s: float = 1.0) -> None:
     key = (GATEWAY, f"r{number}")
-    inflight.reserve(Reservation(key, 1, node(2), MODEL, 100, at_s, 50, prompt_s))
-    inflight.note_report(node(2), MODEL, (1, 1))
+    inflight.reserve(Reservation(key, 1, node(2), MODEL, 100, at_s, 50, prompt_s), (1, 1))
 
 
 def extra(inflight: Inflight) -> tuple[int, int]:

@@ -71,7 +71,7 @@ def test_an_unmeasured_machine_pays_a_share_of_its_own_work() -> None:
 @pytest.mark.parametrize(("requests", "expected_s"), [(0, 0.0), (-1, 0.0), (1, 0.25), (4, 1.0), (9, 1.0)])
 def test_others_prompts_by_their_share_of_the_report(requests: int, expected_s: float) -> None:
     machine = candidate(model_load(running_requests=3, waiting_requests=1, queued_prompt_tokens=1000))
-    assert prompts_left_s(machine, requests) == pytest.approx(expected_s)
+    assert prompts_left_s(machine.machine, requests) == pytest.approx(expected_s)
 
 
 @pytest.mark.parametrize(("prefill", "batch_then"), [(1000.0, 3), (0.0, 1)])

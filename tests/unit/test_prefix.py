@@ -78,3 +78,26 @@ def test_machines_that_left_are_forgotten() -> None:
     known.keep_only({node(2)})
     assert len(known) == 1
     assert known.matched_blocks(node(1), "m", LIFE, (1,)) == 0
+
+
+def test_who_knows_how_much_deeper_rows_later() -> None:
+    known = index()
+    known.add(node(1), "m", LIFE, (1, 2, 3), 0)
+    known.add(node(2), "m", LIFE, (1, 2), 0)
+    known.add(node(3), "m", LIFE, (1,), 0)
+    found = known.matches("m", (1, 2, 3, 4))
+    assert [(blocks, sorted(holders)) for blocks, holders in found] == [
+        (1, [node(1), node(2), node(3)]),
+        (2, [node(1), node(2)]),
+        (3, [node(1)]),
+    ]
+    assert known.matches("m", (9, 1)) == []
+    assert known.matches("other", (1,)) == []
+
+
+def test_the_cache_of_an_earlier_life_is_forgotten_when_it_is_counted() -> None:
+    known = index()
+    known.add(node(1), "m", LIFE, (1, 2, 3), 0)
+    assert known.held_blocks(node(1), "m", LIFE) == 3
+    assert known.held_blocks(node(1), "m", (1, 1)) == 0
+    assert (len(known), known.matches("m", (1,))) == (0, [])

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from functools import partial
 
 from covey_mesh.core.asking import Ask
 from covey_mesh.core.facts import PoolView, Task
@@ -23,6 +25,8 @@ from covey_scheduler.core.prefix import PrefixIndex
 from covey_scheduler.core.settings import SchedulerSettings
 from covey_scheduler.core.standing import Standing, prompts_left_s
 from covey_scheduler.core.standings import Standings
+
+NOBODY: AbstractSet[NodeId] = frozenset()
 
 
 class PoolAccount:
@@ -77,7 +81,7 @@ class PoolAccount:
     def work_s(self, ask: Ask, now_s: float) -> float:
         """Seconds of the fastest machine for what of the prompt the best prefix cache does not hold."""
         standings = self._refreshed(ask.model, now_s)
-        blocks = max((found[2] for found in self._prefixes.matches(ask.model, ask.prefix_hashes)), default=0)
+        blocks = max((depth for depth, _ in self._prefixes.matches(ask.model, ask.prefix_hashes)), default=0)
         machine = standings.fastest
         return 0.0 if machine is None else prompt_s(ask, machine, blocks * self._settings.tokens_per_block)
 
@@ -88,11 +92,11 @@ class PoolAccount:
         prompt = uncached_tokens(ask, ranking.cached[index])
         seconds = prompt_s(ask, chosen, ranking.cached[index])
         tokens = ask.prompt_tokens + question.output_tokens
+        report = self.view.members[machine.node_id].load
         self.inflight.reserve(
-            Reservation(key, ask.attempt, machine.node_id, ask.model, tokens, question.now_s, prompt, seconds)
+            Reservation(key, ask.attempt, machine.node_id, ask.model, tokens, question.now_s, prompt, seconds),
+            (report.incarnation, report.sequence),
         )
-        member = self.view.members[machine.node_id]
-        self.inflight.note_report(machine.node_id, ask.model, (member.load.incarnation, member.load.sequence))
         total = chosen.load.kv_cache_tokens_total
         capacity = max(1, total // self._settings.tokens_per_block) if total else 0
         self._prefixes.add(machine.node_id, ask.model, machine.generation, ask.prefix_hashes, capacity)
@@ -103,9 +107,12 @@ class PoolAccount:
             standings = self._standings[model] = Standings(model, self._settings)
             while len(self._standings) > MODELS_CACHED_MAX:
                 self._standings.popitem(last=False)
-        changed = self.inflight.changed.pop(model, set()) | self._failures_changed(model)
+        changed = self.inflight.changed.pop(model, NOBODY)
+        if self._failed_before or self.failures:
+            changed = changed | self._failures_changed(model)
         machines = self._machines.machines(model, self.view)
-        standings.refresh(machines, changed, lambda machine, largest: self._candidate(machine, model, now_s, largest))
+        if changed or standings.source is not machines:
+            standings.refresh(machines, changed, partial(self._candidate, model, now_s))
         return standings
 
     def _failures_changed(self, model: str) -> set[NodeId]:
@@ -116,24 +123,24 @@ class PoolAccount:
             self._failed_before[model] = now
         return before | now
 
-    def _candidate(self, machine: Machine, model: str, now_s: float, largest: int) -> Candidate:
-        if machine.load is None:
+    def _candidate(self, model: str, now_s: float, machine: Machine, largest: int) -> Candidate:
+        load = machine.load
+        if load is None:
             return Candidate(machine)
         extra = self.inflight.extra(machine.node_id, model)
-        candidate = Candidate(
+        done_at_s = extra.prompts_done_at_s
+        theirs_s = prompts_left_s(machine, load.running_requests + load.waiting_requests - extra.counted)
+        if theirs_s > 0:
+            done_at_s = max(done_at_s, self._seen_at_s) + theirs_s
+        return Candidate(
             machine,
-            reserved_requests=extra.requests,
-            reserved_tokens=extra.tokens,
-            prompts_done_at_s=extra.prompts_done_at_s,
-            recent_failures=self.failures.count(machine.node_id, model, now_s),
-            largest_context_tokens=largest,
-            indexed_blocks=self._prefixes.held_blocks(machine.node_id, model),
+            extra.requests,
+            extra.tokens,
+            done_at_s,
+            self.failures.count(machine.node_id, model, now_s),
+            largest,
+            self._prefixes.held_blocks(machine.node_id, model, machine.generation),
         )
-        others = machine.load.running_requests + machine.load.waiting_requests - extra.counted
-        theirs_s = prompts_left_s(candidate, others)
-        if theirs_s <= 0:
-            return candidate
-        return candidate._replace(prompts_done_at_s=max(extra.prompts_done_at_s, self._seen_at_s) + theirs_s)
 
     def _expected_output(self, ask: Ask, machines: Sequence[Standing]) -> int:
         task = machines[0].load.task if machines else Task.GENERATE
@@ -141,16 +148,16 @@ class PoolAccount:
 
     def _cached(self, ask: Ask, machines: Sequence[Standing], standings: Standings) -> list[int]:
         cached = [0] * len(machines)
-        most = max(0, ask.prompt_tokens - 1)
-        for node_id, generation, blocks in self._prefixes.matches(ask.model, ask.prefix_hashes):
-            place = standings.place(node_id)
-            if place is None:
-                continue
-            if place >= len(machines) or machines[place].candidate.machine.node_id != node_id:
-                # Not everybody who usually passes does so for this ask.
-                place = next((i for i, m in enumerate(machines) if m.candidate.machine.node_id == node_id), None)
-            if place is not None and machines[place].candidate.machine.generation == generation:
-                cached[place] = min(blocks * self._settings.tokens_per_block, most)
+        depths = self._prefixes.matches(ask.model, ask.prefix_hashes)
+        if not depths:
+            return cached
+        places, most = standings.places(machines), max(0, ask.prompt_tokens - 1)
+        for blocks, holders in depths:
+            tokens = min(blocks * self._settings.tokens_per_block, most)
+            for node_id in holders:
+                place = places.get(node_id)
+                if place is not None:
+                    cached[place] = tokens
         return cached
 
 

@@ -21,7 +21,8 @@ FAILURES_COUNTED_MAX = 8
 NODES_REMEMBERED_MAX = 4096
 
 
-class Reservation(NamedTuple):
+@dataclass(slots=True)
+class Reservation:
     """One assignment. `tokens`: the whole prompt plus output expected, as the node reserves them; `prompt_s`: seconds
     the machine needs for what of the prompt it has not cached, `prompt_tokens`;
     `prompts_upto_s`: of all prompts ever assigned there, this one included (set when reserved)."""
@@ -87,17 +88,20 @@ class Inflight:
     def __len__(self) -> int:
         return len(self._by_key)
 
-    def reserve(self, reservation: Reservation) -> None:
-        """Replaces an earlier attempt's. At the bound the oldest goes: it is the likeliest to have ended."""
-        self.release(reservation.key)
-        place = self._places.setdefault(reservation.node_id, {}).setdefault(reservation.model, _Place())
-        start_s = max(place.prompts_done_at_s, reservation.made_at_s)
-        place.prompts_done_at_s = start_s + reservation.prompt_s
+    def reserve(self, reservation: Reservation, report: tuple[int, int]) -> None:
+        """Replaces an earlier attempt's. At the bound the oldest goes: it is the likeliest to have ended.
+
+        `report`: (incarnation, sequence) of the load that the assignment was made on.
+        """
+        key = reservation.key
+        self.release(key)
+        place = self._place(reservation.node_id, reservation.model)
+        place.report = report
+        place.prompts_done_at_s = max(place.prompts_done_at_s, reservation.made_at_s) + reservation.prompt_s
         place.prompts_given_s += reservation.prompt_s
-        reservation = reservation._replace(prompts_upto_s=place.prompts_given_s)
-        place.unreported[reservation.key] = reservation
+        reservation.prompts_upto_s = place.prompts_given_s
         place.unreported_tokens += reservation.tokens
-        self._by_key[reservation.key] = self._unreported[reservation.key] = reservation
+        place.unreported[key] = self._by_key[key] = self._unreported[key] = reservation
         self._changed(reservation.node_id, reservation.model)
         while len(self._by_key) > self._settings.reservations_max:
             self.release(next(iter(self._by_key)))
@@ -129,7 +133,8 @@ class Inflight:
 
     def extra(self, node_id: NodeId, model: str) -> Extra:
         """What to add to the machine's report."""
-        place = self._places.get(node_id, {}).get(model)
+        places = self._places.get(node_id)
+        place = None if places is None else places.get(model)
         return NOTHING if place is None else place.extra()
 
     def expire(self, now_s: float) -> None:
@@ -161,16 +166,23 @@ class Inflight:
             if not places:
                 del self._places[node_id]
 
-    def note_report(self, node_id: NodeId, model: str, report: tuple[int, int]) -> None:
-        """The (incarnation, sequence) that an assignment was made on."""
-        self._places[node_id][model].report = report
-
     def clear(self) -> None:
         for node_id in list(self._places):
             self._forget(node_id)
 
+    def _place(self, node_id: NodeId, model: str) -> _Place:
+        places = self._places.setdefault(node_id, {})
+        place = places.get(model)
+        if place is None:
+            place = places[model] = _Place()
+        return place
+
     def _changed(self, node_id: NodeId, model: str) -> None:
-        self.changed.setdefault(model, set()).add(node_id)
+        changed = self.changed.get(model)
+        if changed is None:
+            self.changed[model] = {node_id}
+        else:
+            changed.add(node_id)
 
     def _take_report(self, place: _Place, load: ModelLoad | None, now_s: float) -> None:
         settled = [r for r in place.unreported.values() if now_s - r.made_at_s >= self._settings.settle_s]
@@ -223,6 +235,9 @@ class RecentFailures:
     def __init__(self, memory_s: float) -> None:
         self._memory_s = memory_s
         self._times: OrderedDict[tuple[NodeId, str], deque[float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._times)
 
     def failed(self, node_id: NodeId, model: str, now_s: float) -> None:
         times = self._times.setdefault((node_id, model), deque(maxlen=FAILURES_COUNTED_MAX))

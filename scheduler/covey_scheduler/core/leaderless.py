@@ -60,7 +60,7 @@ def _candidate(
     tokens = unseen * (ask.prompt_tokens + expected_output_tokens(ask, load.task, settings))
     candidate = Candidate(machine, unseen, tokens, largest_context_tokens=largest)
     unseen_s = unseen * ask.prompt_tokens / machine.speeds.prefill_tokens_per_s
-    theirs_s = prompts_left_s(candidate, load.running_requests + load.waiting_requests)
+    theirs_s = prompts_left_s(machine, load.running_requests + load.waiting_requests)
     return candidate._replace(prompts_done_at_s=theirs_s + unseen_s)
 
 

@@ -8,7 +8,7 @@ engine's own cache: least recently used first, all at once when the engine or it
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from hashlib import blake2b
 
 from covey_mesh.core.names import NodeId
@@ -32,58 +32,72 @@ EngineKey = tuple[NodeId, str]
 """(machine, model)."""
 
 
-class _Blocks:
-    __slots__ = ("bit", "generation", "hashes", "key")
+Depths = list[tuple[int, Sequence[NodeId]]]
+"""(blocks, machines that know at least so many), deeper ones later: the last row that names a machine counts."""
 
-    def __init__(self, key: EngineKey, generation: tuple[int, int], bit: int) -> None:
-        self.key, self.generation, self.bit = key, generation, bit
+
+class _Blocks:
+    __slots__ = ("generation", "hashes")
+
+    def __init__(self, generation: tuple[int, int]) -> None:
+        self.generation = generation
         self.hashes: OrderedDict[int, None] = OrderedDict()
 
 
 class PrefixIndex:
     """Blocks believed to be in each engine's prefix cache. Bounded for one engine and in all.
 
-    Kept twice: by engine, least recently used first, and by block, as the set of engines that hold it (bits of a
-    number). A look-up follows the prompt's blocks through the second: its cost depends on the engines that hold some
-    of the prompt, not on the size of the pool.
+    Kept twice: by engine, least recently used first, and by block, as the machines that hold it. A look-up walks the
+    prompt's blocks through the second: its cost depends on the machines that hold some of the prompt, not on the size
+    of the pool. Who holds a block holds all before it, since the ends of prefixes are forgotten first.
     """
 
     def __init__(self, blocks_max: int, blocks_total_max: int) -> None:
         self._blocks_max = blocks_max
         self._blocks_total_max = blocks_total_max
         self._engines: OrderedDict[EngineKey, _Blocks] = OrderedDict()
-        self._by_bit: dict[int, _Blocks] = {}
-        self._free_bits: list[int] = []
-        self._holders: dict[tuple[str, int], int] = {}
+        self._holders: dict[str, dict[int, list[NodeId]]] = {}
         self._total = 0
 
     def __len__(self) -> int:
         return self._total
 
-    def matches(self, model: str, hashes: tuple[int, ...]) -> list[tuple[NodeId, tuple[int, int], int]]:
-        """(machine, generation, blocks) for each engine that knows a prefix of these blocks."""
-        found: list[tuple[NodeId, tuple[int, int], int]] = []
-        holding = 0
-        for depth, each in enumerate(hashes[:BLOCKS_MAX]):
-            holders = self._holders.get((model, each), 0)
-            still = holders & holding if depth else holders
-            if still != holding and depth:
-                self._collect(holding & ~still, depth, found)
+    def matches(self, model: str, hashes: tuple[int, ...]) -> Depths:
+        """Which machines know how much of these blocks. For hashes that are no chain the counts are not exact."""
+        holders = self._holders.get(model)
+        if holders is None:
+            return []
+        found: Depths = []
+        holding: Sequence[NodeId] = ()
+        depth = 0
+        for each in hashes[:BLOCKS_MAX]:
+            still = holders.get(each)
+            if still is None:
+                break
+            if depth and len(still) != len(holding):
+                found.append((depth, holding))
             holding = still
-            if not holding:
-                return found
-        self._collect(holding, min(len(hashes), BLOCKS_MAX), found)
+            depth += 1
+        if depth:
+            found.append((depth, holding))
         return found
 
     def matched_blocks(self, node_id: NodeId, model: str, generation: tuple[int, int], hashes: tuple[int, ...]) -> int:
         """Length of the longest known prefix, in blocks; 0 for an engine of another generation."""
-        found = (blocks for node, life, blocks in self.matches(model, hashes) if (node, life) == (node_id, generation))
-        return next(found, 0)
-
-    def held_blocks(self, node_id: NodeId, model: str) -> int:
-        """All blocks known of one engine."""
         engine = self._engines.get((node_id, model))
-        return 0 if engine is None else len(engine.hashes)
+        if engine is None or engine.generation != generation:
+            return 0
+        return max((blocks for blocks, machines in self.matches(model, hashes) if node_id in machines), default=0)
+
+    def held_blocks(self, node_id: NodeId, model: str, generation: tuple[int, int]) -> int:
+        """All blocks known of one engine. One of another generation is forgotten: its cache is gone."""
+        engine = self._engines.get((node_id, model))
+        if engine is None:
+            return 0
+        if engine.generation != generation:
+            self._forget((node_id, model))
+            return 0
+        return len(engine.hashes)
 
     def add(
         self, node_id: NodeId, model: str, generation: tuple[int, int], hashes: tuple[int, ...], capacity_blocks: int
@@ -95,20 +109,21 @@ class PrefixIndex:
         engine = self._engines.get(key)
         if engine is None or engine.generation != generation:
             self._forget(key)
-            engine = self._new_engine(key, generation)
+            engine = self._engines[key] = _Blocks(generation)
         self._engines.move_to_end(key)
-        before = len(engine.hashes)
+        known, holders = engine.hashes, self._holders.setdefault(model, {})
+        before = len(known)
         # Deepest block first, so that the oldest entries are always the ends of prefixes, never their beginnings.
         for each in reversed(hashes[:BLOCKS_MAX]):
-            if each in engine.hashes:
-                engine.hashes.move_to_end(each)
+            if each in known:
+                known.move_to_end(each)
             else:
-                engine.hashes[each] = None
-                self._holders[model, each] = self._holders.get((model, each), 0) | engine.bit
+                known[each] = None
+                holders.setdefault(each, []).append(node_id)
         highest = min(self._blocks_max, capacity_blocks) if capacity_blocks else self._blocks_max
-        while len(engine.hashes) > highest:
-            self._let_go(engine, engine.hashes.popitem(last=False)[0])
-        self._total += len(engine.hashes) - before
+        while len(known) > highest:
+            self._let_go(key, known.popitem(last=False)[0])
+        self._total += len(known) - before
         while self._total > self._blocks_total_max and len(self._engines) > 1:
             self._forget(next(iter(self._engines)))
 
@@ -117,32 +132,20 @@ class PrefixIndex:
         for key in [key for key in self._engines if key[0] not in nodes]:
             self._forget(key)
 
-    def _new_engine(self, key: EngineKey, generation: tuple[int, int]) -> _Blocks:
-        bit = self._free_bits.pop() if self._free_bits else 1 << len(self._by_bit)
-        engine = self._engines[key] = self._by_bit[bit] = _Blocks(key, generation, bit)
-        return engine
-
-    def _collect(self, bits: int, blocks: int, found: list[tuple[NodeId, tuple[int, int], int]]) -> None:
-        while bits:
-            bit = bits & -bits
-            engine = self._by_bit[bit]
-            found.append((engine.key[0], engine.generation, blocks))
-            bits ^= bit
-
-    def _let_go(self, engine: _Blocks, block: int) -> None:
-        place = (engine.key[1], block)
-        left = self._holders[place] & ~engine.bit
-        if left:
-            self._holders[place] = left
-        else:
-            del self._holders[place]
+    def _let_go(self, key: EngineKey, block: int) -> None:
+        holders = self._holders[key[1]]
+        left = holders[block]
+        if len(left) > 1:
+            left.remove(key[0])
+            return
+        del holders[block]
+        if not holders:
+            del self._holders[key[1]]
 
     def _forget(self, key: EngineKey) -> None:
         engine = self._engines.pop(key, None)
         if engine is None:
             return
         for block in engine.hashes:
-            self._let_go(engine, block)
+            self._let_go(key, block)
         self._total -= len(engine.hashes)
-        del self._by_bit[engine.bit]
-        self._free_bits.append(engine.bit)

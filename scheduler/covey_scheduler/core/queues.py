@@ -36,7 +36,9 @@ class Queues:
         return self._queues.get(model)
 
     def counters(self, model: str) -> VirtualCounters:
-        counters = self._counters.setdefault(model, VirtualCounters(self._settings.users_max))
+        counters = self._counters.get(model)
+        if counters is None:
+            counters = self._counters[model] = VirtualCounters(self._settings.users_max)
         self._counters.move_to_end(model)
         while len(self._counters) > self._settings.models_max:
             self._counters.popitem(last=False)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from covey_mesh.core.facts import ModelLoad
-from covey_scheduler.core.machine import Candidate
+from covey_scheduler.core.machine import Candidate, Machine
 from covey_scheduler.core.settings import SchedulerSettings
 
 
@@ -103,12 +103,12 @@ def _batch_with_one_more(running: int, load: ModelLoad) -> int:
     return min(running + 1, load.running_limit) if load.running_limit else running + 1
 
 
-def prompts_left_s(candidate: Candidate, requests: int) -> float:
+def prompts_left_s(machine: Machine, requests: int) -> float:
     """Seconds of prompts still to compute for `requests` of those that the machine reports: their share of them."""
-    load = candidate.machine.load
+    load = machine.load
     assert load is not None, "filters come first"
     admitted = load.running_requests + load.waiting_requests
     if requests <= 0 or admitted <= 0:
         return 0.0
     tokens = load.queued_prompt_tokens * min(1.0, requests / admitted)
-    return tokens / candidate.machine.speeds.prefill_tokens_per_s
+    return tokens / machine.speeds.prefill_tokens_per_s

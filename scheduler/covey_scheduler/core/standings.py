@@ -5,7 +5,7 @@ Not here: what changes them (inflight.py, the view), and anything that depends o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from covey_mesh.core.asking import Ask
 from covey_mesh.core.names import NodeId
@@ -24,7 +24,7 @@ class Standings:
     def __init__(self, model: str, settings: SchedulerSettings) -> None:
         self._smallest = Ask(request_id="", attempt=0, model=model, prompt_tokens=0, max_output_tokens=1)
         self._settings = settings
-        self._source: Sequence[Machine] = ()
+        self.source: Sequence[Machine] = ()
         self._rows: dict[NodeId, tuple[Machine, Standing | Rejection]] = {}
         self._passing: list[Standing] = []
         self._places: dict[NodeId, int] = {}
@@ -36,7 +36,7 @@ class Standings:
 
     def refresh(self, machines: Sequence[Machine], changed: Iterable[NodeId], candidate_of: CandidateOf) -> None:
         """`machines` is the same object as long as no report has changed; `changed`: whose account has."""
-        if machines is not self._source:
+        if machines is not self.source:
             self._take_machines(machines, set(changed), candidate_of)
             return
         for node_id in changed:
@@ -59,14 +59,16 @@ class Standings:
                 passing.append(row)
         return passing, rejected
 
-    def place(self, node_id: NodeId) -> int | None:
-        """Where the machine stands in the list of those that pass; None if it does not."""
-        return self._places.get(node_id)
+    def places(self, machines: Sequence[Standing]) -> Mapping[NodeId, int]:
+        """Where each machine stands in this list of those that pass, which was handed out last."""
+        if len(machines) == len(self._places):
+            return self._places
+        return {row.candidate.machine.node_id: place for place, row in enumerate(machines)}
 
     def _take_machines(self, machines: Sequence[Machine], changed: set[NodeId], candidate_of: CandidateOf) -> None:
         largest = largest_context_tokens(machines)
         all_new = largest != self._largest
-        self._largest, self._source = largest, machines
+        self._largest, self.source = largest, machines
         rows: dict[NodeId, tuple[Machine, Standing | Rejection]] = {}
         for machine in machines:
             old = self._rows.get(machine.node_id)
