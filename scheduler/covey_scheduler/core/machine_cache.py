@@ -46,12 +46,15 @@ class MachineCache:
 
     def machines(self, model: str, view: PoolView) -> tuple[Machine, ...]:
         """Every member of `view` as a Machine for `model`, in member order."""
-        kept = self._models.setdefault(model, _Model())
+        kept = self._models.get(model)
+        if kept is not None and kept.view is view:
+            return kept.machines
+        if kept is None:
+            kept = self._models[model] = _Model()
         self._models.move_to_end(model)
         while len(self._models) > self._models_max:
             self._models.popitem(last=False)
-        if kept.view is not view:
-            self._refresh(kept, model, view)
+        self._refresh(kept, model, view)
         return kept.machines
 
     def _refresh(self, kept: _Model, model: str, view: PoolView) -> None:

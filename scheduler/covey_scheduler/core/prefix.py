@@ -69,13 +69,15 @@ class PrefixIndex:
             return []
         found: Depths = []
         holding: Sequence[NodeId] = ()
-        depth = 0
+        depth = count = 0
         for each in hashes[:BLOCKS_MAX]:
             still = holders.get(each)
             if still is None:
                 break
-            if depth and len(still) != len(holding):
-                found.append((depth, holding))
+            if len(still) != count:
+                if depth:
+                    found.append((depth, holding))
+                count = len(still)
             holding = still
             depth += 1
         if depth:
