@@ -94,7 +94,7 @@ class SimNode:
         self.draining = False
         self.lie: Callable[[NodeLoad], NodeLoad] | None = None
         unused: Any = None
-        self.served = ServedModel(spec, unused, clock, self._changed)
+        self.served = ServedModel(spec, unused, clock, self._changed, unix_clock=clock)
         self.supervisor = SimSupervisor(spec, process, self._changed)
         self.served.supervisor = self.supervisor  # type: ignore[assignment]
 

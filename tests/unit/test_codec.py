@@ -17,6 +17,7 @@ from covey_mesh.core.ballot import NO_BALLOT, Ballot
 from covey_mesh.core.exchange import Failure, FailureCode
 from covey_mesh.core.facts import EngineState, Gpu, Member, ModelLoad, NodeFacts, NodeLoad, Task
 from covey_mesh.core.names import NodeId
+from covey_mesh.core.speeds import POINTS_MAX, SOURCES, DecodePoint, ModelSpeeds, PrefillPoint
 from covey_mesh.io import codec
 from covey_mesh.io.codec_asking import failure_from_wire, failure_to_wire
 from covey_mesh.io.codec_values import ADDRESSES_MAX, TEXT_CHARS_MAX, PeerProtocolError, to_ms
@@ -50,8 +51,23 @@ gpus = st.builds(
     temperature_c=st.none() | amounts,
     foreign_processes=u32,
 )
+speeds = st.builds(
+    ModelSpeeds,
+    prefill=tuples(st.builds(PrefillPoint, u32, amounts), POINTS_MAX),
+    decode=tuples(st.builds(DecodePoint, u32, u32, amounts), POINTS_MAX),
+    batch_slowdown=amounts,
+    load_s=amounts,
+    source=st.sampled_from(SOURCES),
+    confidence=st.floats(0, 1),
+    observations=u32,
+    spread=amounts,
+    measured_unix_s=amounts,
+    prefill_factor=amounts,
+    decode_factor=amounts,
+)
 model_loads = st.builds(
     ModelLoad,
+    speeds=speeds,
     model=texts,
     state=st.sampled_from(EngineState),
     engine=texts,
@@ -277,6 +293,11 @@ BALLOT_WITHOUT_MACHINE = types_pb2.Ballot(counter=3)
         _model(prefill_tokens_per_s=math.nan),
         _model(decode_tokens_per_s=-1.0),
         _model(decode_tokens_per_s=math.inf),
+        _model(speeds=types_pb2.ModelSpeeds(prefill=[types_pb2.ModelSpeeds.Prefill()] * (POINTS_MAX + 1))),
+        _model(speeds=types_pb2.ModelSpeeds(decode=[types_pb2.ModelSpeeds.Decode()] * (POINTS_MAX + 1))),
+        _model(speeds=types_pb2.ModelSpeeds(decode=[types_pb2.ModelSpeeds.Decode(step_s=math.nan)])),
+        _model(speeds=types_pb2.ModelSpeeds(batch_slowdown=math.nan)),
+        _model(speeds=types_pb2.ModelSpeeds(prefill_factor=-1.0)),
         Item(election=link_pb2.ElectionMessage(lease_released=link_pb2.LeaseReleased(ballot=BALLOT_WITHOUT_MACHINE))),
         Item(view=link_pb2.ViewReport(members=[types_pb2.Member(facts=_facts())])),
         Item(view=link_pb2.ViewReport(members=[types_pb2.Member()] * 4097)),

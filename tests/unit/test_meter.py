@@ -1,45 +1,13 @@
 import pytest
 
-from covey_node.core.meter import DECODE_SAMPLE_TOKENS, Meter, Speed
+from covey_mesh.core.speeds import LEARNED, STORED
+from covey_node.core.meter import DECODE_SAMPLE_TOKENS, Meter
+from covey_node.core.speed_record import from_plain, plain
 
 
 def test_nothing_measured_is_zero() -> None:
     meter = Meter()
     assert (meter.prefill_tokens_per_s, meter.decode_tokens_per_s) == (0.0, 0.0)
-
-
-def test_speed_is_a_ratio_of_sums() -> None:
-    speed = Speed()
-    speed.sample(100, 1.0)
-    assert speed.tokens_per_s == pytest.approx(100.0)
-    speed.sample(100, 3.0)
-    assert speed.tokens_per_s == pytest.approx((0.9 * 100 + 100) / (0.9 * 1 + 3))
-
-
-@pytest.mark.parametrize(("tokens", "seconds"), [(0, 1.0), (5, 0.0), (-1, 1.0), (5, -1.0)])
-def test_samples_that_say_nothing_are_ignored(tokens: int, seconds: float) -> None:
-    speed = Speed()
-    speed.sample(tokens, seconds)
-    assert speed.tokens_per_s == 0.0
-
-
-def test_one_outlier_moves_the_estimate_by_a_bounded_step() -> None:
-    speed = Speed()
-    for _ in range(20):
-        speed.sample(100, 1.0)
-    speed.sample(100, 1000.0)
-    assert 70.0 < speed.tokens_per_s < 100.0
-    speed.sample(100, 1e-5)
-    assert speed.tokens_per_s < 130.0
-
-
-def test_a_lasting_change_is_followed() -> None:
-    speed = Speed()
-    for _ in range(20):
-        speed.sample(100, 1.0)
-    for _ in range(60):
-        speed.sample(100, 50.0)
-    assert speed.tokens_per_s == pytest.approx(2.0, rel=0.05)
 
 
 def test_prefill_of_one_prompt() -> None:
@@ -96,7 +64,6 @@ def test_a_short_stream_is_measured_at_its_end() -> None:
     stream = meter.started(10, True, 0.0)
     meter.tokens(stream, 1, 1.0)
     meter.tokens(stream, 4, 3.0)
-    assert meter.decode_tokens_per_s == 0.0
     meter.ended(stream, 3.0)
     assert meter.decode_tokens_per_s == pytest.approx(2.0)
 
@@ -105,6 +72,7 @@ def test_whole_answers_are_split_by_known_prefill() -> None:
     meter = Meter()
     first = meter.started(100, True, 0.0)
     meter.tokens(first, 1, 1.0)
+    meter.ended(first, 1.0)
     whole = meter.started(50, False, 10.0)
     meter.answered_whole(whole, 200, 30, 15.0)
     meter.ended(whole, 15.0)
@@ -128,3 +96,127 @@ def test_speed_is_that_of_a_short_prompt_without_what_was_cached() -> None:
     metered = meter.started(10_000, True, 20.0, cached_tokens=9_000)
     meter.tokens(metered, 1, 21.95)
     assert meter.prefill_tokens_per_s == pytest.approx(1000.0)
+
+
+def served(meter: Meter, now_s: float, tokens_per_s: float, tokens: int = 32, prompt: int = 100) -> float:
+    """One streamed answer, a token at a time; prompts take a tenth of a token's time each. Returns when it ended."""
+    stream = meter.started(prompt, True, now_s)
+    now_s += prompt / tokens_per_s / 10
+    meter.tokens(stream, 1, now_s)
+    for _ in range(tokens):
+        now_s += 1 / tokens_per_s
+        meter.tokens(stream, 1, now_s)
+    meter.ended(stream, now_s)
+    meter.settle(now_s)
+    return now_s
+
+
+def known(tokens_per_s: float = 50.0) -> tuple[Meter, float]:
+    meter, now_s = Meter(), 0.0
+    for _ in range(20):
+        now_s = served(meter, now_s, tokens_per_s)
+    return meter, now_s
+
+
+@pytest.mark.parametrize("factor", [2.0, 4.0, 10.0])
+def test_a_machine_that_gets_slow_is_noticed_within_seconds_and_recovers_as_quickly(factor: float) -> None:
+    meter, now_s = known()
+    stream = meter.started(100, True, now_s)
+    meter.tokens(stream, 1, now_s + 0.2)
+    now_s += 0.2
+    for step_s, expected in ((0.02 * factor, 50.0 / factor), (0.02, 50.0)):
+        began_s = now_s
+        while meter.decode_tokens_per_s != pytest.approx(expected, rel=0.15):
+            now_s += step_s
+            meter.tokens(stream, 1, now_s)
+            meter.settle(now_s)
+            assert now_s - began_s < 3.5
+        # No prompt has come since: it is expected to be as slow.
+        assert meter.prefill_tokens_per_s == pytest.approx(500.0 * expected / 50.0, rel=0.2)
+
+
+def test_a_slow_machine_that_is_left_alone_gets_another_chance() -> None:
+    meter, now_s = known()
+    for _ in range(5):
+        now_s = served(meter, now_s, 5.0)
+    assert meter.decode_tokens_per_s == pytest.approx(5.0, rel=0.1)
+    meter.settle(now_s + 61.0)
+    assert meter.decode_tokens_per_s == pytest.approx(50.0, rel=0.1)
+
+
+@pytest.mark.parametrize("stall_s", [1.0, 30.0, 10_000.0])
+def test_one_stall_moves_nothing(stall_s: float) -> None:
+    meter, now_s = known()
+    before = (meter.prefill_tokens_per_s, meter.decode_tokens_per_s)
+    stream = meter.started(100, True, now_s)
+    meter.tokens(stream, 1, now_s + stall_s)
+    now_s += stall_s
+    meter.tokens(stream, 1, now_s + stall_s)
+    meter.ended(stream, now_s + stall_s)
+    now_s = served(meter, now_s + stall_s, 50.0)
+    assert (meter.prefill_tokens_per_s, meter.decode_tokens_per_s) == pytest.approx(before, rel=0.02)
+
+
+def test_what_the_engine_had_cached_is_no_work() -> None:
+    meter, now_s = Meter(), 0.0
+    for told in (True, False) * 10:
+        stream = meter.started(1000, True, now_s, told=False)
+        meter.tokens(stream, 1, now_s + 0.1)
+        if told:
+            meter.told(stream, 1000, 900)
+        meter.ended(stream, now_s + 0.1)
+        now_s += 1.0
+    assert meter.prefill_tokens_per_s == pytest.approx(1000.0)
+
+
+def test_told_while_its_batch_is_open() -> None:
+    meter = Meter()
+    first, second = meter.started(100, True, 0.0, told=False), meter.started(100, True, 0.0, told=False)
+    meter.tokens(first, 1, 1.0)
+    meter.told(first, 100, 50)
+    meter.tokens(second, 1, 1.001)
+    meter.told(second, 100, 50)
+    assert meter.prefill_tokens_per_s == pytest.approx(100 / 1.001)
+
+
+def test_a_restart_is_survived() -> None:
+    meter, now_s = known()
+    meter.loaded(12.5)
+    record = from_plain(plain(meter.record(now_s, 1e9)))
+    reborn = Meter()
+    reborn.restore(record, 5.0, 1e9 + 3600)
+    assert reborn.prefill_tokens_per_s == pytest.approx(meter.prefill_tokens_per_s)
+    assert reborn.decode_tokens_per_s == pytest.approx(meter.decode_tokens_per_s)
+    told = reborn.speeds(5.0, 1e9 + 3600)
+    assert (told.source, told.load_s, told.measured_unix_s) == (STORED, 12.5, pytest.approx(1e9, abs=2))
+    assert 0 < told.confidence < meter.speeds(now_s, 1e9).confidence
+    for _ in range(20):
+        now_s = served(reborn, now_s, 10.0)
+    assert reborn.decode_tokens_per_s == pytest.approx(10.0, rel=0.05), "what is seen outweighs what was remembered"
+    assert reborn.speeds(now_s, 1e9).source == LEARNED
+
+
+def test_a_clock_set_back_makes_no_future() -> None:
+    meter, now_s = known()
+    reborn = Meter()
+    reborn.restore(meter.record(now_s, 2e9), 5.0, 1e9)
+    assert reborn.speeds(5.0, 1e9).measured_unix_s == 1e9
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        None, [], "x", {"prefill": None}, {"prefill": [], "decode": [], "loads_s": None},
+        {"prefill": [[1, 2, 3]], "decode": [], "loads_s": []},
+        {"prefill": [[1, float("nan"), 3, 4]], "decode": [], "loads_s": []},
+        {"prefill": [[1, -1, 3, 4]], "decode": [], "loads_s": []},
+        {"prefill": [[1, "1", 3, 4]], "decode": [], "loads_s": []},
+        {"prefill": [[True, 1, 3, 4]], "decode": [], "loads_s": []},
+        {"prefill": [], "decode": [[1, 1, 1e9, 1, 1]], "loads_s": []},
+        {"prefill": [[1, 1, 1, 1]] * 100, "decode": [], "loads_s": []},
+        {"prefill": [], "decode": [], "loads_s": [0]},
+    ],
+)  # fmt: skip
+def test_a_record_that_was_never_written_is_refused(values: object) -> None:
+    with pytest.raises(ValueError, match=r"no |out of bounds"):
+        from_plain(values)

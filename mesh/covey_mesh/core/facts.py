@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from covey_mesh.core.ballot import NO_BALLOT, Ballot
 from covey_mesh.core.names import NodeId
+from covey_mesh.core.speeds import UNMEASURED, ModelSpeeds
 
 
 class EngineState(enum.Enum):
@@ -67,6 +68,7 @@ class ModelLoad:
     detail: str = ""
     restarts: int = 0
     queued_prompt_tokens: int = 0
+    speeds: ModelSpeeds = UNMEASURED
 
     @property
     def ready(self) -> bool:

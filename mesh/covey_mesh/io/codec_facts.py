@@ -6,6 +6,8 @@ Not here: messages that carry them (codec.py).
 from __future__ import annotations
 
 from covey_mesh.core.facts import EngineState, Gpu, Member, ModelLoad, NodeFacts, NodeLoad, Task
+from covey_mesh.core.speeds import UNMEASURED
+from covey_mesh.io.codec_speeds import speeds_from_wire, speeds_to_wire
 from covey_mesh.io.codec_values import (
     ADDRESSES_MAX,
     PeerProtocolError,
@@ -118,6 +120,7 @@ def model_load_to_wire(load: ModelLoad) -> wire.ModelLoad:
         detail=clipped(load.detail),
         restarts=load.restarts,
         queued_prompt_tokens=load.queued_prompt_tokens,
+        speeds=None if load.speeds is UNMEASURED else speeds_to_wire(load.speeds),
     )
 
 
@@ -145,6 +148,7 @@ def model_load_from_wire(message: wire.ModelLoad) -> ModelLoad | None:
         detail=text(message.detail, "a model's detail"),
         restarts=message.restarts,
         queued_prompt_tokens=message.queued_prompt_tokens,
+        speeds=speeds_from_wire(message.speeds) if message.HasField("speeds") else UNMEASURED,
     )
 
 

@@ -1,110 +1,164 @@
 """How fast one model runs on this machine, learned from the answers themselves.
 
-Two speeds, both as a ratio of decayed sums (tokens over seconds): large samples weigh more than small ones, and old
-ones fade. A sample further than OUTLIER_FACTOR from the present estimate is pulled in to that distance, so one
-hiccup (a page fault storm, a suspended laptop) moves the estimate by one bounded step.
+Marks of attempts come in (when a prompt was given, when tokens came), speeds go out. Three things are told apart:
 
-- prefill: prompt tokens over the time in which at least one prompt was waiting for its first token. Prompts that the
-  engine computes side by side thereby count as the throughput they are, not as that many slow prompts. Tokens of long
-  prompts take longer (attention) and count for more, so that the speed is that of a short prompt.
-- decode: output tokens over the time they took, per stream: what one client sees, at the load of the moment.
+- what is known: robust estimates over the last observations (observations.py), by length of prompt (prefill_speed.py)
+  and by batch and context (decode_speed.py); no single value moves them.
+- what has changed a moment ago (change.py): a few observations in a row that are all slower, or all faster, count at
+  once, so that a machine on which a game was started is left alone within seconds, and used again as soon.
+- what an earlier life of the agent knew (speed_record.py).
+
+A prompt's time is that in which at least one prompt was waiting for its first token: prompts that the engine computes
+side by side count as the throughput they are, not as that many slow prompts. What the engine had cached of a prompt is
+no work; where that is told at the answer's end, the observation is corrected.
 
 Not here: clocks (callers pass `now_s`), nor the prior for a machine that measured nothing yet (covey_scheduler).
 """
 
 from __future__ import annotations
 
+import statistics
+from collections import deque
 from dataclasses import dataclass
 
 from covey_mesh.core.model_size import length_factor
-
-DECAY = 0.9
-"""Share of the old sums kept at each sample: a memory of about ten samples."""
-
-OUTLIER_FACTOR = 4.0
-OUTLIER_AFTER_SAMPLES = 3
+from covey_mesh.core.speeds import CALIBRATED, LEARNED, POINTS_MAX, STORED, ModelSpeeds
+from covey_node.core.decode_speed import DecodeSpeed
+from covey_node.core.observations import Observation, confidence
+from covey_node.core.prefill_speed import PrefillSpeed
+from covey_node.core.speed_record import LOADS_MAX, SpeedRecord
 
 DECODE_SAMPLE_TOKENS = 16
-"""Output tokens of one stream between two decode samples: fewer would measure the batching of reads."""
+"""Output tokens of one stream between two samples: fewer would measure the batching of reads."""
+
+DECODE_SAMPLE_S = 0.5
+"""... but a slow stream is not waited for longer than this."""
 
 PREFILL_BATCH_S = 0.005
 """First tokens closer together than this came out of one engine step."""
 
-SECONDS_MIN = 1e-6
-
-
-class Speed:
-    """Tokens per second: decayed tokens over decayed seconds, outliers pulled in."""
-
-    __slots__ = ("_samples", "_seconds", "_tokens")
-
-    def __init__(self) -> None:
-        self._tokens = 0.0
-        self._seconds = 0.0
-        self._samples = 0
-
-    @property
-    def tokens_per_s(self) -> float:
-        """0 before the first sample."""
-        return self._tokens / self._seconds if self._seconds > 0 else 0.0
-
-    def sample(self, tokens: int, seconds: float) -> None:
-        """Learn from `tokens` computed in `seconds`. Samples without tokens or time say nothing and are ignored."""
-        if tokens <= 0 or seconds < SECONDS_MIN:
-            return
-        if self._samples >= OUTLIER_AFTER_SAMPLES:
-            expected_s = tokens / self.tokens_per_s
-            seconds = min(max(seconds, expected_s / OUTLIER_FACTOR), expected_s * OUTLIER_FACTOR)
-        self._tokens = self._tokens * DECAY + tokens
-        self._seconds = self._seconds * DECAY + seconds
-        self._samples += 1
+LEARNED_AFTER = 8
+"""Observations from traffic after which a speed is called learned, whatever it began with."""
 
 
 @dataclass(slots=True)
 class Metered:
-    """One attempt's marks between samples; made by Meter.started. `prompt_work`: in tokens of a short prompt."""
+    """One attempt's marks between samples; made by Meter.started. `prompt_work`: in tokens of a short prompt;
+    `told`: that is no guess."""
 
     prompt_work: int
+    prompt_tokens: int
     streamed: bool
     mark_s: float
+    told: bool = True
     answering: bool = False
     output_tokens: int = 0
     tokens_since_mark: int = 0
+    observation: Observation | None = None
 
 
 class Meter:
-    """Both speeds of one model. Calls come in order of time; each `started` is followed by one `ended`.
+    """All speeds of one model. Calls come in order of time; each `started` is followed by one `ended`.
 
-    `attention`: covey_mesh.core.model_size.attention_per_token.
+    `attention`: covey_mesh.core.model_size.attention_per_token. `calibrating` is True while the attempts are our own.
     """
 
     def __init__(self, attention: float = 0.0) -> None:
         self._attention = attention
-        self._prefill = Speed()
-        self._decode = Speed()
+        self._prefill = PrefillSpeed()
+        self._decode = DecodeSpeed()
+        self._loads_s: deque[float] = deque(maxlen=LOADS_MAX)
+        self._now_s = 0.0
         self._prefilling = 0
         self._prefill_from_s = 0.0
-        self._batch_tokens = 0
+        self._batch: list[Metered] = []
         self._batch_end_s = 0.0
+        self._decoding = 0
+        self._counts = {CALIBRATED: 0, LEARNED: 0, STORED: 0}
+        self.calibrating = False
+
+    # --- what is known ------------------------------------------------------------------------------------------------
 
     @property
     def prefill_tokens_per_s(self) -> float:
-        """Of the engine as a whole; 0 before the first sample."""
-        return self._prefill.tokens_per_s
+        """Of the engine as a whole, now; 0 before the first observation."""
+        return self._prefill.tokens_per_s / self._factors()[0]
 
     @property
     def decode_tokens_per_s(self) -> float:
-        """Of one stream; 0 before the first sample."""
-        return self._decode.tokens_per_s
+        """Of one stream, in the batch of this moment; 0 before the first sample."""
+        return self.stream_tokens_per_s(self._decoding)
 
-    def started(self, prompt_tokens: int, streamed: bool, now_s: float, cached_tokens: int = 0) -> Metered:
-        """The engine was given a prompt, of which it had `cached_tokens` already."""
-        if streamed:
-            if self._prefilling == 0:
-                self._close_batch()
-                self._prefill_from_s = now_s
-            self._prefilling += 1
-        return Metered(self._work(prompt_tokens, cached_tokens), streamed, now_s)
+    def stream_tokens_per_s(self, batch: int) -> float:
+        """Of one of so many streams, now; 0 before the first sample."""
+        step_s = self._decode.step_s(max(1, batch)) * self._factors()[1]
+        return 1.0 / step_s if step_s > 0 else 0.0
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        """Present pace over known pace, of prefill and decode; 1 where nothing has changed a moment ago."""
+        return self._factors()
+
+    def known_kinds(self, now_s: float, age_s_max: float) -> int:
+        """How many of prefill and decode were measured within this time."""
+        known = (self._prefill.estimate, self._decode.estimate)
+        return sum(1 for e in known if e is not None and now_s - e.newest_s <= age_s_max)
+
+    @property
+    def load_s(self) -> float:
+        """Median of the last starts of the engine; 0: none was seen."""
+        return statistics.median(self._loads_s) if self._loads_s else 0.0
+
+    def confidence(self, now_s: float) -> float:
+        """0 to 1: of the kind of speed that is known worst, of those known at all."""
+        known = [e for e in (self._prefill.estimate, self._decode.estimate) if e is not None]
+        return min((confidence(e.observations, e.spread, now_s - e.newest_s) for e in known), default=0.0)
+
+    def speeds(self, now_s: float, unix_s: float) -> ModelSpeeds:
+        """For the report. `unix_s`: the same moment, by the clock for people."""
+        known = [e for e in (self._prefill.estimate, self._decode.estimate) if e is not None]
+        newest_s = max((e.newest_s for e in known), default=now_s)
+        prefill_factor, decode_factor = self._factors()
+        return ModelSpeeds(
+            prefill=self._prefill.points()[-POINTS_MAX:],
+            decode=self._decode.points()[-POINTS_MAX:],
+            batch_slowdown=self._decode.slowdown or 0.0,
+            load_s=self.load_s,
+            source=self._source() if known else "",
+            confidence=round(self.confidence(now_s), 2),
+            observations=sum(e.observations for e in known),
+            spread=round(max((e.spread for e in known), default=0.0), 4),
+            measured_unix_s=float(round(unix_s - (now_s - newest_s))) if known else 0.0,
+            prefill_factor=prefill_factor,
+            decode_factor=decode_factor,
+        )
+
+    # --- what is seen -------------------------------------------------------------------------------------------------
+
+    def loaded(self, seconds: float) -> None:
+        """The engine took so long from its start to its first answer."""
+        if seconds > 0:
+            self._loads_s.append(seconds)
+
+    def settle(self, now_s: float) -> None:
+        """Time has passed: call it before reading, at least every second while anything runs."""
+        self._now_s = now_s
+        self._decode.settle(now_s)
+
+    def started(
+        self, prompt_tokens: int, streamed: bool, now_s: float, cached_tokens: int = 0, told: bool = True
+    ) -> Metered:
+        """The engine was given a prompt, of which it had `cached_tokens` already; `told`: that is no guess."""
+        self._now_s = now_s
+        metered = Metered(self._work(prompt_tokens, cached_tokens), prompt_tokens, streamed, now_s, told)
+        if not streamed:
+            self._decoding += 1
+            return metered
+        if self._prefilling == 0:
+            self._close_batch()
+            self._prefill_from_s = now_s
+        self._prefilling += 1
+        return metered
 
     def tokens(self, metered: Metered, count: int, now_s: float) -> None:
         """`count` output tokens arrived in a stream; the first call marks the end of its prefill."""
@@ -114,51 +168,128 @@ class Meter:
         if not metered.answering:
             metered.answering = True
             metered.mark_s = now_s
-            self._prefilled(metered.prompt_work, now_s)
+            self._decoding += 1
+            self._prefilled(metered, now_s)
             return
         metered.tokens_since_mark += count
-        if metered.tokens_since_mark >= DECODE_SAMPLE_TOKENS:
+        if metered.tokens_since_mark >= DECODE_SAMPLE_TOKENS or now_s - metered.mark_s >= DECODE_SAMPLE_S:
             self._sample_decode(metered, now_s)
 
-    def answered_whole(self, metered: Metered, prompt_tokens: int, output_tokens: int, now_s: float) -> None:
+    def told(self, metered: Metered, prompt_tokens: int, cached_tokens: int) -> None:
+        """The engine's own counts of a prompt: its observation, made or still to come, is corrected."""
+        work = self._work(prompt_tokens, min(cached_tokens, prompt_tokens))
+        observation, before = metered.observation, metered.prompt_work
+        metered.prompt_work, metered.prompt_tokens, metered.told = work, prompt_tokens, True
+        if observation is not None:
+            self._prefill.correct(observation, observation.work + work - before)
+
+    def answered_whole(
+        self, metered: Metered, prompt_tokens: int, output_tokens: int, now_s: float, cached_tokens: int = 0
+    ) -> None:
         """An answer in one piece, with its true token counts. Without output (embeddings) its time was prefill;
         else what prefill is known to take is taken off, and the rest was decode."""
+        self._now_s = now_s
         metered.output_tokens = output_tokens
         elapsed_s = now_s - metered.mark_s
+        work = self._work(prompt_tokens, cached_tokens)
         if output_tokens == 0:
-            self._prefill.sample(self._work(prompt_tokens), elapsed_s)
+            self._observe_prefill(work, elapsed_s, now_s, told=True)
             return
         prefill = self.prefill_tokens_per_s
-        self._decode.sample(output_tokens, elapsed_s - (self._work(prompt_tokens) / prefill if prefill else 0.0))
+        decode_s = elapsed_s - (work / prefill if prefill else 0.0)
+        self._sample(output_tokens, decode_s, prompt_tokens + output_tokens / 2, now_s)
 
     def ended(self, metered: Metered, now_s: float) -> None:
         """The attempt is over, however it ended."""
+        self._now_s = now_s
         if metered.streamed and not metered.answering:
             self._prefilling -= 1
-        elif metered.tokens_since_mark > 0:
+            return
+        if metered.tokens_since_mark > 0:
             self._sample_decode(metered, now_s)
+        self._decoding -= 1
+
+    def next_batch(self, now_s: float) -> None:
+        """A calibration goes on with another number of streams."""
+        self._decode.close(now_s)
+
+    # --- memory -------------------------------------------------------------------------------------------------------
+
+    def record(self, now_s: float, unix_s: float) -> SpeedRecord:
+        """What another life of the agent should know."""
+        booted_unix_s = unix_s - now_s
+        return SpeedRecord(
+            tuple(each._replace(at_unix_s=each.at_unix_s + booted_unix_s) for each in self._prefill.memory()),
+            tuple(each._replace(at_unix_s=each.at_unix_s + booted_unix_s) for each in self._decode.memory()),
+            tuple(self._loads_s),
+        )
+
+    def restore(self, record: SpeedRecord, now_s: float, unix_s: float) -> None:
+        """Into a meter that has seen nothing yet. A time in the future counts as now."""
+        self._now_s = now_s
+        for work, pace_s, observations, at_unix_s in sorted(record.prefill, key=lambda each: each.at_unix_s):
+            self._prefill.restore(work, pace_s, observations, now_s - max(0.0, unix_s - at_unix_s))
+            self._counts[STORED] += observations
+        for batch, context, step_s, seen, at_unix_s in sorted(record.decode, key=lambda each: each.at_unix_s):
+            self._decode.restore(batch, context, step_s, seen, now_s - max(0.0, unix_s - at_unix_s))
+            self._counts[STORED] += seen
+        self._loads_s.extend(record.loads_s)
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _factors(self) -> tuple[float, float]:
+        """Present pace over known pace, of prefill and decode. What slows one most likely slows the other: until that
+        has been seen itself, it is expected to."""
+        now_s, prefill, decode = self._now_s, self._prefill.change, self._decode.change
+        p, d = prefill.factor(now_s), decode.factor(now_s)
+        if p == 1.0 and d > 1.0 and prefill.newest_s <= decode.since_s:
+            p = d
+        elif d == 1.0 and p > 1.0 and decode.newest_s <= prefill.since_s:
+            d = p
+        return p, d
+
+    def _source(self) -> str:
+        if self._counts[LEARNED] >= LEARNED_AFTER:
+            return LEARNED
+        return max(self._counts, key=lambda source: self._counts[source])
 
     def _work(self, prompt_tokens: int, cached_tokens: int = 0) -> int:
         """In tokens of a short prompt."""
         new = max(0, prompt_tokens - cached_tokens)
         return round(new * length_factor(prompt_tokens, cached_tokens, self._attention))
 
-    def _prefilled(self, prompt_work: int, now_s: float) -> None:
+    def _prefilled(self, metered: Metered, now_s: float) -> None:
         if now_s - self._batch_end_s >= PREFILL_BATCH_S:
             self._close_batch()
         self._prefilling -= 1
-        self._batch_tokens += prompt_work
+        self._batch.append(metered)
         self._batch_end_s = now_s
         if self._prefilling == 0:
             self._close_batch()
 
     def _close_batch(self) -> None:
-        if self._batch_tokens:
-            self._prefill.sample(self._batch_tokens, self._batch_end_s - self._prefill_from_s)
-            self._batch_tokens = 0
-            self._prefill_from_s = self._batch_end_s
+        if not self._batch:
+            return
+        batch, self._batch = self._batch, []
+        work, told = sum(each.prompt_work for each in batch), all(each.told for each in batch)
+        seconds = self._batch_end_s - self._prefill_from_s
+        self._prefill_from_s = self._batch_end_s
+        observation = self._observe_prefill(work, seconds, self._batch_end_s, told)
+        for each in batch:
+            each.observation = observation
+
+    def _observe_prefill(self, work: int, seconds: float, now_s: float, told: bool) -> Observation | None:
+        self._counts[CALIBRATED if self.calibrating else LEARNED] += 1
+        step_s = self._decode.step_s(self._decoding) if self._decoding else 0.0
+        return self._prefill.observe(work, seconds, now_s, step_s=step_s, told=told)
 
     def _sample_decode(self, metered: Metered, now_s: float) -> None:
-        self._decode.sample(metered.tokens_since_mark, now_s - metered.mark_s)
+        context = metered.prompt_tokens + metered.output_tokens - metered.tokens_since_mark / 2
+        self._sample(metered.tokens_since_mark, now_s - metered.mark_s, context, now_s)
         metered.tokens_since_mark = 0
         metered.mark_s = now_s
+
+    def _sample(self, tokens: int, seconds: float, context: float, now_s: float) -> None:
+        self._counts[CALIBRATED if self.calibrating else LEARNED] += 1
+        self._now_s = now_s
+        self._decode.sample(tokens, seconds, self._decoding, context, now_s)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Callable
 
 from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, ResponseSink, Upstream
@@ -14,6 +15,7 @@ from covey_mesh.core.facts import EngineState, ModelLoad, Task
 from covey_mesh.core.model_size import attention_per_token
 from covey_node.core.admission import WAITING_S_MAX, Admission, Bounds, Place, Ticket
 from covey_node.core.engine import Engine, EngineInfo
+from covey_node.core.measured import Measured
 from covey_node.core.meter import Meter, Metered
 from covey_node.core.settings import ModelSpec
 from covey_node.io.supervisor import Supervisor
@@ -155,15 +157,20 @@ class ServedModel:
         make_engine: Callable[[], Engine],
         clock: Callable[[], float],
         changed: Callable[[], None],
+        unix_clock: Callable[[], float] = time.time,
     ) -> None:
         self.spec = spec
         self._clock = clock
+        self._unix_clock = unix_clock
         self._changed = changed
         self._meter = Meter(attention_per_token(spec.name))
+        self._measured = Measured(self._meter, spec.task or Task.GENERATE)
+        # Of an engine with a prefix cache nobody knows what it computed of a prompt, until it tells.
+        self._caches = spec.engine == "vllm" and spec.task is not Task.EMBED
         self._admission = Admission(Bounds(0, 0, 0, 0), self._meter)
         self._bounded_for: EngineInfo | None = None
         self._attempts: dict[Ticket, Attempt] = {}
-        self.supervisor = Supervisor(spec.name, make_engine, clock, changed)
+        self.supervisor = Supervisor(spec.name, make_engine, clock, self._engine_changed)
 
     def process_ids(self) -> list[int]:
         """Of its engine; none for one without processes of its own. May be called from any thread."""
@@ -227,6 +234,7 @@ class ServedModel:
         """The report as of now."""
         self._update_bounds()
         info, admission = self.supervisor.info, self._admission
+        speeds = self._measured.report(self._clock(), self._unix_clock())
         return ModelLoad(
             model=self.spec.name,
             state=self.supervisor.state,
@@ -242,9 +250,10 @@ class ServedModel:
             kv_cache_tokens_total=admission.bounds.kv_tokens,
             kv_cache_tokens_free=admission.kv_tokens_free,
             prefill_tokens_per_s=self._meter.prefill_tokens_per_s,
-            decode_tokens_per_s=self._meter.decode_tokens_per_s,
+            decode_tokens_per_s=self._meter.stream_tokens_per_s(admission.running),
             detail=self.supervisor.detail,
             restarts=self.supervisor.restarts,
+            speeds=speeds,
         )
 
     # What attempts call.
@@ -280,7 +289,14 @@ class ServedModel:
             asyncio.get_running_loop().call_soon(attempt.end, gone)
             return
         request = attempt.request
-        attempt.run(engine, self._meter.started(request.prompt_tokens, request.streaming, self._clock()))
+        now_s = self._clock()
+        metered = self._meter.started(request.prompt_tokens, request.streaming, now_s, told=not self._caches)
+        attempt.run(engine, metered)
+
+    def _engine_changed(self) -> None:
+        supervisor = self.supervisor
+        self._measured.engine_is(supervisor.state, supervisor.lifecycle.since_s, self._clock())
+        self._changed()
 
     def _supersede(self, attempt: Attempt) -> None:
         """Its end is told on the next turn, its place is free at once: `open` must not call a sink."""

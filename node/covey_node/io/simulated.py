@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, ResponseSink, Upstream
 from covey_mesh.core.facts import Task
@@ -89,6 +90,16 @@ class SimulatedEngine:
         opened.answer_id = f"simulated-{self._count}"
         asyncio.get_running_loop().call_soon(self._begin, opened, request)
         return opened
+
+    def slow_down(self, factor: float) -> None:
+        """As if something else took the machine, from the next step on: everything takes `factor` times as long as the
+        settings say (1: as they say)."""
+        base = self._settings
+        self._batch.settings = replace(
+            base,
+            prefill_tokens_per_s=base.prefill_tokens_per_s / factor,
+            decode_tokens_per_s=base.decode_tokens_per_s / factor,
+        )
 
     def inject(self, fault: Fault) -> None:
         """From now on; see Fault."""

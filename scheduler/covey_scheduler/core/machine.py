@@ -14,6 +14,7 @@ from typing import NamedTuple
 from covey_mesh.core.facts import Member, ModelLoad, Task
 from covey_mesh.core.model_size import attention_per_token, parameters_guess
 from covey_mesh.core.names import NodeId
+from covey_mesh.core.speeds import ModelSpeeds
 from covey_scheduler.core import hardware
 
 TOKENS_MAX = 10_000_000
@@ -24,6 +25,9 @@ REQUESTS_MAX = 65_536
 PREFILL_TOKENS_PER_S_MAX = 500_000.0
 DECODE_TOKENS_PER_S_MAX = 5_000.0
 """Faster than any machine: who claims more gets no more for it."""
+
+BATCH_SLOWDOWN_MAX = 1.0
+"""With each further stream as much time again: no batching at all."""
 
 TOKENS_PER_S_MIN = 0.01
 ROUND_TRIP_S_MAX = 10.0
@@ -96,8 +100,15 @@ def clean_load(load: ModelLoad) -> ModelLoad:
         kv_cache_tokens_free=clamp_int(load.kv_cache_tokens_free, QUEUED_TOKENS_MAX),
         prefill_tokens_per_s=clean_speed(load.prefill_tokens_per_s, PREFILL_TOKENS_PER_S_MAX),
         decode_tokens_per_s=clean_speed(load.decode_tokens_per_s, DECODE_TOKENS_PER_S_MAX),
+        speeds=clean_speeds(load.speeds),
         detail="".join(c if c.isprintable() else " " for c in load.detail[:DETAIL_LENGTH_MAX]),
     )
+
+
+def clean_speeds(speeds: ModelSpeeds) -> ModelSpeeds:
+    """Only what placement reads; the tables are for people."""
+    slowdown = clamp(speeds.batch_slowdown, 0.0, BATCH_SLOWDOWN_MAX)
+    return speeds if slowdown == speeds.batch_slowdown else replace(speeds, batch_slowdown=slowdown)
 
 
 def clean_speed(tokens_per_s: float, highest: float) -> float:

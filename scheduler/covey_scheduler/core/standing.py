@@ -90,13 +90,15 @@ def failures_s(candidate: Candidate, settings: SchedulerSettings) -> float:
 def stream_tokens_per_s(candidate: Candidate, batch: int, settings: SchedulerSettings) -> float:
     """Speed of one of `batch` streams: the known speed x (1 + slowdown x others then) / (1 + slowdown x others now).
 
-    A machine measures what one client saw in the batch of that moment; a prior is of a stream alone.
+    A machine reports what one client sees in the batch of that moment, and the slowdown where it has seen several batch
+    sizes (else the setting); a prior is of a stream alone.
     """
     speeds, load = candidate.machine.speeds, candidate.machine.load
     assert load is not None, "filters come first"
     batch_then = load.running_requests if speeds.measured else 1
+    slowdown = load.speeds.batch_slowdown or settings.batch_slowdown
     then, now = max(0, batch_then - 1), max(0, batch - 1)
-    return speeds.decode_tokens_per_s * (1.0 + settings.batch_slowdown * then) / (1.0 + settings.batch_slowdown * now)
+    return speeds.decode_tokens_per_s * (1.0 + slowdown * then) / (1.0 + slowdown * now)
 
 
 def _batch_with_one_more(running: int, load: ModelLoad) -> int:

@@ -80,7 +80,7 @@ class Gpu(_message.Message):
     def __init__(self, index: _Optional[int] = ..., uuid: _Optional[str] = ..., name: _Optional[str] = ..., memory_total_bytes: _Optional[int] = ..., memory_free_bytes: _Optional[int] = ..., utilization_percent: _Optional[int] = ..., power_w: _Optional[float] = ..., temperature_c: _Optional[float] = ..., foreign_processes: _Optional[int] = ...) -> None: ...
 
 class ModelLoad(_message.Message):
-    __slots__ = ("model", "state", "engine", "task", "max_context_tokens", "running_requests", "waiting_requests", "running_limit", "waiting_limit", "queued_tokens", "kv_cache_tokens_total", "kv_cache_tokens_free", "prefill_tokens_per_s", "decode_tokens_per_s", "detail", "restarts", "queued_prompt_tokens")
+    __slots__ = ("model", "state", "engine", "task", "max_context_tokens", "running_requests", "waiting_requests", "running_limit", "waiting_limit", "queued_tokens", "kv_cache_tokens_total", "kv_cache_tokens_free", "prefill_tokens_per_s", "decode_tokens_per_s", "detail", "restarts", "queued_prompt_tokens", "speeds")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +98,7 @@ class ModelLoad(_message.Message):
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     RESTARTS_FIELD_NUMBER: _ClassVar[int]
     QUEUED_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SPEEDS_FIELD_NUMBER: _ClassVar[int]
     model: str
     state: EngineState
     engine: str
@@ -115,7 +116,50 @@ class ModelLoad(_message.Message):
     detail: str
     restarts: int
     queued_prompt_tokens: int
-    def __init__(self, model: _Optional[str] = ..., state: _Optional[_Union[EngineState, str]] = ..., engine: _Optional[str] = ..., task: _Optional[str] = ..., max_context_tokens: _Optional[int] = ..., running_requests: _Optional[int] = ..., waiting_requests: _Optional[int] = ..., running_limit: _Optional[int] = ..., waiting_limit: _Optional[int] = ..., queued_tokens: _Optional[int] = ..., kv_cache_tokens_total: _Optional[int] = ..., kv_cache_tokens_free: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., decode_tokens_per_s: _Optional[float] = ..., detail: _Optional[str] = ..., restarts: _Optional[int] = ..., queued_prompt_tokens: _Optional[int] = ...) -> None: ...
+    speeds: ModelSpeeds
+    def __init__(self, model: _Optional[str] = ..., state: _Optional[_Union[EngineState, str]] = ..., engine: _Optional[str] = ..., task: _Optional[str] = ..., max_context_tokens: _Optional[int] = ..., running_requests: _Optional[int] = ..., waiting_requests: _Optional[int] = ..., running_limit: _Optional[int] = ..., waiting_limit: _Optional[int] = ..., queued_tokens: _Optional[int] = ..., kv_cache_tokens_total: _Optional[int] = ..., kv_cache_tokens_free: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., decode_tokens_per_s: _Optional[float] = ..., detail: _Optional[str] = ..., restarts: _Optional[int] = ..., queued_prompt_tokens: _Optional[int] = ..., speeds: _Optional[_Union[ModelSpeeds, _Mapping]] = ...) -> None: ...
+
+class ModelSpeeds(_message.Message):
+    __slots__ = ("prefill", "decode", "batch_slowdown", "load_s", "source", "confidence", "observations", "spread", "measured_unix_s", "prefill_factor", "decode_factor")
+    class Prefill(_message.Message):
+        __slots__ = ("prompt_tokens", "tokens_per_s")
+        PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+        TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
+        prompt_tokens: int
+        tokens_per_s: float
+        def __init__(self, prompt_tokens: _Optional[int] = ..., tokens_per_s: _Optional[float] = ...) -> None: ...
+    class Decode(_message.Message):
+        __slots__ = ("batch", "context_tokens", "step_s")
+        BATCH_FIELD_NUMBER: _ClassVar[int]
+        CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+        STEP_S_FIELD_NUMBER: _ClassVar[int]
+        batch: int
+        context_tokens: int
+        step_s: float
+        def __init__(self, batch: _Optional[int] = ..., context_tokens: _Optional[int] = ..., step_s: _Optional[float] = ...) -> None: ...
+    PREFILL_FIELD_NUMBER: _ClassVar[int]
+    DECODE_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SLOWDOWN_FIELD_NUMBER: _ClassVar[int]
+    LOAD_S_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    OBSERVATIONS_FIELD_NUMBER: _ClassVar[int]
+    SPREAD_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_FACTOR_FIELD_NUMBER: _ClassVar[int]
+    DECODE_FACTOR_FIELD_NUMBER: _ClassVar[int]
+    prefill: _containers.RepeatedCompositeFieldContainer[ModelSpeeds.Prefill]
+    decode: _containers.RepeatedCompositeFieldContainer[ModelSpeeds.Decode]
+    batch_slowdown: float
+    load_s: float
+    source: str
+    confidence: float
+    observations: int
+    spread: float
+    measured_unix_s: float
+    prefill_factor: float
+    decode_factor: float
+    def __init__(self, prefill: _Optional[_Iterable[_Union[ModelSpeeds.Prefill, _Mapping]]] = ..., decode: _Optional[_Iterable[_Union[ModelSpeeds.Decode, _Mapping]]] = ..., batch_slowdown: _Optional[float] = ..., load_s: _Optional[float] = ..., source: _Optional[str] = ..., confidence: _Optional[float] = ..., observations: _Optional[int] = ..., spread: _Optional[float] = ..., measured_unix_s: _Optional[float] = ..., prefill_factor: _Optional[float] = ..., decode_factor: _Optional[float] = ...) -> None: ...
 
 class NodeFacts(_message.Message):
     __slots__ = ("node_id", "name", "version", "protocol", "incarnation", "link_addresses", "gateway_addresses", "cpu_name", "cpu_count", "memory_total_bytes", "facts_version")

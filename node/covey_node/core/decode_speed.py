@@ -1,0 +1,184 @@
+"""How long a decode step takes, by streams in the batch and by their context: one token for each stream a step.
+
+Samples of single streams are gathered over SLOT_S into one observation, so that a stall that hits all streams at once
+is one observation and not as many as there are streams. Not here: which time was whose (meter.py).
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+
+from covey_mesh.core.speeds import DecodePoint
+from covey_node.core import robust
+from covey_node.core.change import Change
+from covey_node.core.observations import Estimate, Observation, Window, sound
+from covey_node.core.speed_record import DecodeMemory
+
+SLOT_S = 0.5
+OBSERVATIONS_A_CELL_MAX = 16
+BATCH_BITS_MAX = 9
+CONTEXT_LIMITS = (512, 2048, 8192)
+"""Tokens of context a stream, on average: between cells of the table."""
+
+SLOWDOWN_UNKNOWN = 0.07
+"""Share by which each further stream lengthens a step where only one batch size was seen: the scheduler's default."""
+
+RESTORED_TOKENS = 16.0
+"""Weight of an observation of an earlier life."""
+
+COMPARED_AFTER = 2
+"""Observations of a cell before a change can be told by it."""
+
+
+@dataclass(slots=True)
+class _Slot:
+    """Sums over samples; `batch` and `context` are weighted by seconds."""
+
+    from_s: float
+    tokens: float = 0.0
+    seconds: float = 0.0
+    batch: float = 0.0
+    context: float = 0.0
+
+
+@dataclass(slots=True)
+class _Cell:
+    """Steps of about the same batch and context; the two are those of the last observations."""
+
+    batch: float
+    context: float
+    window: Window = field(default_factory=lambda: Window(OBSERVATIONS_A_CELL_MAX))
+
+
+class DecodeSpeed:
+    """All streams of one engine; calls come in order of time."""
+
+    def __init__(self) -> None:
+        self._cells: dict[tuple[int, int], _Cell] = {}
+        self._slot: _Slot | None = None
+        self._slowdown: float | None = None
+        self._slowdown_known = False
+        self.change = Change()
+
+    def sample(self, tokens: int, seconds: float, batch: float, context: float, now_s: float) -> None:
+        """One stream got `tokens` in `seconds`, beside `batch` - 1 others, with so much context each."""
+        if not sound(tokens, seconds):
+            return
+        self.settle(now_s)
+        slot = self._slot
+        if slot is None:
+            slot = self._slot = _Slot(now_s)
+        slot.tokens += tokens
+        slot.seconds += seconds
+        slot.batch += max(1.0, batch) * seconds
+        slot.context += max(0.0, context) * seconds
+
+    def settle(self, now_s: float) -> None:
+        """What was gathered becomes an observation, if it is time."""
+        if self._slot is not None and now_s - self._slot.from_s >= SLOT_S:
+            self.close(now_s)
+
+    def close(self, now_s: float) -> None:
+        """What was gathered is an observation: another batch begins."""
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            self._observe(slot, now_s)
+
+    def step_s(self, batch: float) -> float:
+        """As known, without what has changed a moment ago; 0 before the first sample."""
+        cell = self._nearest(batch)
+        if cell is None:
+            slot = self._slot
+            return 0.0 if slot is None else self._scaled(slot.seconds / slot.tokens, slot.batch / slot.seconds, batch)
+        estimate = cell.window.estimate()
+        return 0.0 if estimate is None else self._scaled(estimate.pace, cell.batch, batch)
+
+    @property
+    def slowdown(self) -> float | None:
+        """Share by which each further stream lengthens a step; None while one batch size alone was seen."""
+        if not self._slowdown_known:
+            self._slowdown_known = True
+            self._slowdown = self._fitted()
+        return self._slowdown
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """Of the cell that was seen last, with the observations of all."""
+        estimates = [e for e in (cell.window.estimate() for cell in self._cells.values()) if e is not None]
+        if not estimates:
+            return None
+        newest = max(estimates, key=lambda e: e.newest_s)
+        return newest._replace(observations=sum(e.observations for e in estimates))
+
+    def points(self) -> tuple[DecodePoint, ...]:
+        """Smallest batch first."""
+        found = [(self._cells[key], self._cells[key].window.estimate()) for key in sorted(self._cells)]
+        return tuple(DecodePoint(max(1, round(c.batch)), round(c.context), e.pace) for c, e in found if e is not None)
+
+    def memory(self) -> list[DecodeMemory]:
+        """Of each cell; times by the caller's clock."""
+        found = [(cell, cell.window.estimate()) for cell in self._cells.values()]
+        return [DecodeMemory(c.batch, c.context, e.pace, e.observations, e.newest_s) for c, e in found if e is not None]
+
+    def restore(self, batch: float, context: float, step_s: float, observations: int, at_s: float) -> None:
+        """As seen in an earlier life."""
+        for _ in range(observations):
+            self._keep(Observation(RESTORED_TOKENS, RESTORED_TOKENS * step_s, at_s), batch, context)
+
+    def _observe(self, slot: _Slot, now_s: float) -> None:
+        batch, context = slot.batch / slot.seconds, slot.context / slot.seconds
+        observation = Observation(slot.tokens, slot.seconds, now_s)
+        lasting = self._compare(observation, batch, context)
+        if lasting is not None:
+            for cell in self._cells.values():
+                cell.window.scaled(lasting)
+        if self.change.factor(now_s) == 1.0:
+            self._keep(observation, batch, context)
+
+    def _compare(self, observation: Observation, batch: float, context: float) -> float | None:
+        """Only with steps of much the same kind, in the same cell of the table."""
+        cell = self._cells.get(_key(batch, context))
+        estimate = None if cell is None else cell.window.estimate()
+        if cell is None or estimate is None or estimate.observations < COMPARED_AFTER:
+            return None
+        expected_s = self._scaled(estimate.pace, cell.batch, batch)
+        return self.change.observe(observation.pace / expected_s, estimate.spread, observation.at_s)
+
+    def _keep(self, observation: Observation, batch: float, context: float) -> None:
+        cell = self._cells.setdefault(_key(batch, context), _Cell(batch, context))
+        # Batches change within a cell: what is kept is as of the cell's own.
+        observation.seconds *= self._scaled(1.0, batch, cell.batch)
+        cell.window.add(observation)
+        self._slowdown_known = False
+
+    def _nearest(self, batch: float) -> _Cell | None:
+        """By batch; of several, the one seen last."""
+        wanted = _key(batch, 0.0)[0]
+
+        def distance(item: tuple[tuple[int, int], _Cell]) -> tuple[int, float]:
+            estimate = item[1].window.estimate()
+            return abs(item[0][0] - wanted), -(0.0 if estimate is None else estimate.newest_s)
+
+        return min(self._cells.items(), key=distance)[1] if self._cells else None
+
+    def _scaled(self, step_s: float, batch_then: float, batch_now: float) -> float:
+        share = self.slowdown
+        share = SLOWDOWN_UNKNOWN if share is None else share
+        return step_s * (1.0 + share * max(0.0, batch_now - 1.0)) / (1.0 + share * max(0.0, batch_then - 1.0))
+
+    def _fitted(self) -> float | None:
+        """step(batch) = alone x (1 + slowdown x (batch - 1)), through the table's cells."""
+        seen = [(cell.batch, cell.window.estimate()) for cell in self._cells.values()]
+        points = [(batch, estimate.pace) for batch, estimate in seen if estimate is not None]
+        if len({_key(batch, 0.0)[0] for batch, _ in points}) < 2:
+            return None
+        rise = robust.slope(points)
+        assert rise is not None, "there are two batch sizes"
+        alone = statistics.median(step_s - rise * (batch - 1.0) for batch, step_s in points)
+        return min(1.0, max(0.0, rise / alone)) if alone > 0 else None
+
+
+def _key(batch: float, context: float) -> tuple[int, int]:
+    bits = min(BATCH_BITS_MAX, max(1, round(batch)).bit_length())
+    return bits, sum(1 for limit in CONTEXT_LIMITS if context >= limit)
