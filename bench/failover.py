@@ -43,6 +43,7 @@ FIGURES = {
     "seen_after_up_s": "`covey up` until every other machine sees it with its models ready",
     "timer_lag_s": "how late the loaded machine woke an idle timer, worst of each run",
 }
+HOSTS = 4
 HELD_S = 5.0
 """How long a fault lasts: long enough for the slowest target (3 s) to be missed visibly."""
 BLACKHOLE_S = 30.0
@@ -224,7 +225,7 @@ def main() -> int:
     interrupt_on_signals()
     measured = Measurements()
     blackholes = arguments.runs // 2 if arguments.blackholes is None else arguments.blackholes
-    with ChaosStage(arguments.seed) as stage:
+    with ChaosStage(arguments.seed, hosts=HOSTS) as stage:
         bench = Bench(stage, measured)
         _repeat("run", arguments.runs, bench.cycle)
         _repeat("blackhole", blackholes, bench.blackhole)

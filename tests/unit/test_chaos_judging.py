@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 from tests.lan.chaos import logs
-from tests.lan.chaos.judging import GatewayHistory, Outcome, judge, wrong_text
+from tests.lan.chaos.judging import GatewayHistory, Outcome, Told, judge, wrong_text
 from tests.lan.chaos.kinds import KINDS
 from tests.lan.chaos.observation import Ended, Observation, from_line
 
 TEXT = "one two three four five six seven eight"
-UNDISTURBED = {(kind, 0): TEXT for kind in KINDS}
+UNDISTURBED = {(kind, 0): Told(TEXT, 8) for kind in KINDS}
 WELL = Observation(
     kind="chat-stream",
     entry="h1",
@@ -79,6 +79,17 @@ def test_a_killed_gateway_excuses_an_end_but_never_a_wrong_text() -> None:
     assert judge(replace(cut, text="one three"), UNDISTURBED, KILLED).outcome is Outcome.VIOLATION
     earlier = GatewayHistory(ended=[(50.0, 99.0)])
     assert judge(cut, UNDISTURBED, earlier).outcome is Outcome.VIOLATION
+
+
+def test_an_answer_that_outlives_its_machine_must_say_so() -> None:
+    long = replace(WELL, ended_s=110.0, first_token_s=0.5, last_piece_s=109.0)
+    killed = GatewayHistory(killed=[105.0])
+    judged = lambda seen, machine: judge(seen, UNDISTURBED, GatewayHistory(), machine=machine).outcome  # noqa: E731
+    assert judged(long, killed) is Outcome.VIOLATION
+    assert judged(replace(long, continued=1), killed) is Outcome.CONTINUED
+    assert judged(replace(long, attempts=2), GatewayHistory(killed=[100.2])) is Outcome.RETRIED, "before its first text"
+    assert judged(long, GatewayHistory(killed=[108.9])) is Outcome.COMPLETE, "its last words were on their way"
+    assert judged(long, GatewayHistory(ended=[(105.0, 106.0)])) is Outcome.COMPLETE, "asked to stop, it may finish"
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,12 @@ import time
 from typing import Any
 
 from tests.lan.chaos.kinds import CHAT, KINDS, Kind
-from tests.lan.chaos.observation import Ended, Observation
+from tests.lan.chaos.observation import Ended, MalformedError, Observation
 
 SILENCE_S_MAX = 45.0
 """Longer than any fault of a scenario lasts: who says nothing for so long has forgotten the request."""
 CONNECT_S_MAX = 5.0
 HEAD_BYTES_MAX = 64 * 1024
-
-
-class _MalformedError(Exception):
-    """The peer broke the protocol of the answer."""
 
 
 class Asking:
@@ -27,7 +23,6 @@ class Asking:
     def __init__(self, observation: Observation) -> None:
         self.observation = observation
         self._kind: Kind = KINDS[observation.kind]
-        self._last_piece_s = 0.0
         self._done = False
         self._answer_id: str | None = None
         self._rest = b""
@@ -47,13 +42,11 @@ class Asking:
             await self._answer(reader)
         except TimeoutError:
             seen.ended = Ended.UNREACHABLE if writer is None else Ended.SILENT
-        except _MalformedError as error:
+        except MalformedError as error:
             seen.ended, seen.detail = Ended.MALFORMED, str(error)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-            # After an error event the gateway may close without the last chunk, if nothing torn came after the event.
-            if seen.code and not self._rest:
-                seen.ended = Ended.ERROR_EVENT
-            seen.detail = seen.detail or repr(error)
+            told = f"without the last chunk after the error event {seen.code}: {seen.detail}: " if seen.code else ""
+            seen.detail = told + repr(error)
         finally:
             seen.ended_s = time.time()
             if writer is None:
@@ -75,7 +68,7 @@ class Asking:
             async with asyncio.timeout(SILENCE_S_MAX):
                 self._whole(await reader.readexactly(int(headers["content-length"])))
         elif headers.get("transfer-encoding") != "chunked":
-            raise _MalformedError("neither a length nor chunks")
+            raise MalformedError("neither a length nor chunks")
         elif headers.get("content-type", "").startswith("text/event-stream"):
             await self._stream(reader)
         else:
@@ -96,7 +89,7 @@ class Asking:
             seen.output_tokens = content["usage"]["completion_tokens"]
             seen.continued = int(content.get("covey", {}).get("continued", 0))
         except (ValueError, KeyError, TypeError) as error:
-            raise _MalformedError(f"{error!r} in {body[:200]!r}") from error
+            raise MalformedError(f"{error!r} in {body[:200]!r}") from error
         seen.ended = Ended.FINISHED
 
     def _refused(self, error: dict[str, Any]) -> None:
@@ -108,13 +101,13 @@ class Asking:
     async def _stream(self, reader: asyncio.StreamReader) -> None:
         seen = self.observation
         if seen.status != 200:
-            raise _MalformedError(f"a stream of status {seen.status}")
+            raise MalformedError(f"a stream of status {seen.status}")
         async for chunk in _chunks(reader):
             *events, self._rest = (self._rest + chunk).split(b"\n\n")
             for event in events:
                 self._event(event)
         if self._rest:
-            raise _MalformedError(f"half an event at the end: {self._rest[:200]!r}")
+            raise MalformedError(f"half an event at the end: {self._rest[:200]!r}")
         if self._done and seen.code == "":
             seen.ended = Ended.FINISHED
         elif seen.code:
@@ -126,7 +119,7 @@ class Asking:
         seen = self.observation
         data = event.removeprefix(b"data: ")
         if self._done or seen.code:
-            raise _MalformedError(f"after the end came {event[:200]!r}")
+            raise MalformedError(f"after the end came {event[:200]!r}")
         if data == b"[DONE]":
             self._done = True
             return
@@ -138,33 +131,21 @@ class Asking:
                 return
             self._chunk(content)
         except (ValueError, KeyError, TypeError) as error:
-            raise _MalformedError(f"{error!r} in {event[:200]!r}") from error
+            raise MalformedError(f"{error!r} in {event[:200]!r}") from error
 
     def _chunk(self, content: dict[str, Any]) -> None:
         seen = self.observation
         self._answer_id = self._answer_id or content["id"]
         if content["id"] != self._answer_id:
-            raise _MalformedError(f"the answer's id changed from {self._answer_id} to {content['id']}")
+            raise MalformedError(f"the answer's id changed from {self._answer_id} to {content['id']}")
         seen.continued = max(seen.continued, int(content.get("covey", {}).get("continued", 0)))
         if content.get("usage"):
             seen.output_tokens = content["usage"]["completion_tokens"]
         for choice in content["choices"]:
             piece = choice["delta"].get("content") if self._kind.path == CHAT else choice["text"]
             if piece:
-                self._piece(piece)
+                seen.note_piece(piece)
             seen.finishes += bool(choice["finish_reason"])
-
-    def _piece(self, piece: str) -> None:
-        seen = self.observation
-        now_s = time.time()
-        if seen.finishes:
-            raise _MalformedError(f"text after the finish: {piece!r}")
-        if seen.first_token_s is None:
-            seen.first_token_s = now_s - seen.started_s
-        elif now_s - self._last_piece_s > seen.gap_s:
-            seen.gap_s, seen.gap_at_s = now_s - self._last_piece_s, now_s
-        self._last_piece_s = now_s
-        seen.text += piece
 
 
 async def _chunks(reader: asyncio.StreamReader) -> Any:
@@ -174,7 +155,7 @@ async def _chunks(reader: asyncio.StreamReader) -> Any:
             size = int((await reader.readuntil(b"\r\n")).split(b";")[0], 16)
             chunk = await reader.readexactly(size + 2)
         if not chunk.endswith(b"\r\n"):
-            raise _MalformedError("a chunk without its end")
+            raise MalformedError("a chunk without its end")
         if size == 0:
             return
         yield chunk[:-2]

@@ -20,8 +20,8 @@ from tests.lan.chaos.stage import Result
 ROOT = Path(__file__).resolve().parents[3]
 _HEAD = """# Failover: what clients see when machines die
 
-Measured with real agents (`covey up`, mDNS, mutual TLS, simulated engines) on hosts that are network namespaces of one
-machine, behind a software switch, under load that never pauses.
+Measured with real agents (`covey up`, mDNS, mutual TLS, simulated engines where no other is named) on hosts that are
+network namespaces of one machine, behind a software switch, under load that never pauses.
 """
 _PARTS = ("figures", "chaos")
 
@@ -43,12 +43,14 @@ def write_chaos(path: Path, results: Sequence[Result], arguments: Sequence[str])
     kept = [word for word in arguments if not word.startswith("--report")]
     violations = report.violations(results)
     errors = report.clean_errors(results)
+    parted = report.parted(results)
     parts = [
         "\n## Scenarios\n",
         provenance(f"python -m tests.lan.chaos {' '.join(kept)}".strip(), f"seeds {', '.join(map(str, seeds))}"),
         _MEANING,
         report.table(results) + "\n",
         f"Clean errors:\n\n```\n{errors}\n```\n" if errors else "",
+        f"Texts of real models:\n\n```\n{parted}\n```\n" if parted else "",
         f"Violations:\n\n```\n{violations}\n```\n" if violations else "No violations.\n",
         "What each scenario is:\n",
         "\n".join(f"- `{name}`: {what}" for name, what in {r.scenario.name: r.scenario.what for r in results}.items())
@@ -85,5 +87,10 @@ was killed: nobody is left to answer). Texts are compared with those of the undi
 else: text torn, duplicated or lost, a request that hangs, a refusal although a machine could have served, a pool that
 does not become whole again, a ballot that fell, an internal error in a log. Pauses are between two tokens of a stream;
 a gateway that is cut off from every machine that has the model waits until it is back, and that wait is among them;
-leaderless times are of machines that ran all the while; timer lag is how late the loaded machine woke the observer.
+leaderless times are of machines that ran all the while, as is the agents' loop lag (the bucket of
+`covey_event_loop_lag_seconds` that the worst of them fell into); timer lag is how late the loaded machine woke the
+observer. Clients speak HTTP and gRPC at every gateway and are judged alike: over gRPC an error event is a status with
+the request's id. A real model may part from its undisturbed text at temperature 0 where two tokens are as good as
+equally likely: such a text is given to an engine to read, and each of its tokens must be one that the model would write
+there.
 """

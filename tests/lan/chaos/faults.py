@@ -1,11 +1,12 @@
 """What can be done to a pool and its LAN, as values: each strikes a Stage. Roles are bound when a scenario begins.
 
-LEADER is who leads then; F2 serves what the leader serves, F1 and F3 what the leader does not (beside what all serve):
-without LEADER and F1, or F1 and F2, everything still has a machine. Not here: when (scenarios.py).
+LEADER is who leads then; F2 serves what the leader serves, F1 and F3 what the leader does not (beside what all serve),
+F4 one or the other: without LEADER and F1, or F1 and F2, everything still has a machine. Not here: when (scenarios.py).
 """
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,8 +15,15 @@ from tests.lan.chaos.pool import ChaosAgent, ChaosPool
 from tests.lan.switch import SoftwareSwitch
 from tests.lan.wires import Line
 
-LEADER, F1, F2, F3 = "leader", "f1", "f2", "f3"
-EVERYBODY = (LEADER, F1, F2, F3)
+SERVER = "server"
+"""Where engines are vLLM: a machine with one that does not lead."""
+LEADER, F1, F2, F3, F4 = "leader", "f1", "f2", "f3", "f4"
+EVERYBODY = (LEADER, F1, F2, F3, F4)
+
+
+def all_but(*roles: str) -> tuple[str, ...]:
+    """The roles that are left."""
+    return tuple(role for role in EVERYBODY if role not in roles)
 
 
 class Stage(Protocol):
@@ -36,7 +44,9 @@ class Fault(Protocol):
 
 
 @dataclass(frozen=True)
-class _OnAgents:
+class OnAgents:
+    """Of the machines in these roles."""
+
     roles: tuple[str, ...]
 
     def agents(self, stage: Stage) -> Sequence[ChaosAgent]:
@@ -44,7 +54,7 @@ class _OnAgents:
 
 
 @dataclass(frozen=True)
-class Kill(_OnAgents):
+class Kill(OnAgents):
     """kill -9, all at once."""
 
     def strike(self, stage: Stage) -> None:
@@ -53,7 +63,7 @@ class Kill(_OnAgents):
 
 
 @dataclass(frozen=True)
-class Start(_OnAgents):
+class Start(OnAgents):
     """`covey up` again; returns when all answer."""
 
     def strike(self, stage: Stage) -> None:
@@ -64,7 +74,7 @@ class Start(_OnAgents):
 
 
 @dataclass(frozen=True)
-class Restart(_OnAgents):
+class Restart(OnAgents):
     """SIGTERM, wait, start, wait: one after the other."""
 
     def strike(self, stage: Stage) -> None:
@@ -75,7 +85,7 @@ class Restart(_OnAgents):
 
 
 @dataclass(frozen=True)
-class Freeze(_OnAgents):
+class Freeze(OnAgents):
     """SIGSTOP."""
 
     def strike(self, stage: Stage) -> None:
@@ -84,7 +94,7 @@ class Freeze(_OnAgents):
 
 
 @dataclass(frozen=True)
-class Thaw(_OnAgents):
+class Thaw(OnAgents):
     """SIGCONT."""
 
     def strike(self, stage: Stage) -> None:
@@ -93,7 +103,7 @@ class Thaw(_OnAgents):
 
 
 @dataclass(frozen=True)
-class Inner(_OnAgents):
+class Inner(OnAgents):
     """A fault inside the agents' processes (tests/lan/programs/agent.py)."""
 
     command: str
@@ -104,7 +114,34 @@ class Inner(_OnAgents):
 
 
 @dataclass(frozen=True)
-class FillDisk(_OnAgents):
+class KillEngines(OnAgents):
+    """kill -9 of the engines' processes; their agents live."""
+
+    def strike(self, stage: Stage) -> None:
+        for agent in self.agents(stage):
+            agent.signal_engines(signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class FreezeEngines(OnAgents):
+    """SIGSTOP of the engines' processes: they accept and say nothing."""
+
+    def strike(self, stage: Stage) -> None:
+        for agent in self.agents(stage):
+            agent.signal_engines(signal.SIGSTOP)
+
+
+@dataclass(frozen=True)
+class ThawEngines(OnAgents):
+    """SIGCONT of them."""
+
+    def strike(self, stage: Stage) -> None:
+        for agent in self.agents(stage):
+            agent.signal_engines(signal.SIGCONT)
+
+
+@dataclass(frozen=True)
+class FillDisk(OnAgents):
     """The disk of the state directory has no byte left."""
 
     def strike(self, stage: Stage) -> None:
@@ -113,7 +150,7 @@ class FillDisk(_OnAgents):
 
 
 @dataclass(frozen=True)
-class FreeDisk(_OnAgents):
+class FreeDisk(OnAgents):
     """It has again."""
 
     def strike(self, stage: Stage) -> None:
@@ -122,7 +159,7 @@ class FreeDisk(_OnAgents):
 
 
 @dataclass(frozen=True)
-class Forget(_OnAgents):
+class Forget(OnAgents):
     """Remove files of a state directory whose agent does not run."""
 
     names: tuple[str, ...]
@@ -134,7 +171,7 @@ class Forget(_OnAgents):
 
 
 @dataclass(frozen=True)
-class NewMachine(_OnAgents):
+class NewMachine(OnAgents):
     """Wipe the state directory of an agent that does not run, join the pool by invitation, start."""
 
     def strike(self, stage: Stage) -> None:
@@ -146,7 +183,7 @@ class NewMachine(_OnAgents):
 
 
 @dataclass(frozen=True)
-class Unplug(_OnAgents):
+class Unplug(OnAgents):
     """Pull cables: the hosts see their carriers go."""
 
     def strike(self, stage: Stage) -> None:
@@ -155,7 +192,7 @@ class Unplug(_OnAgents):
 
 
 @dataclass(frozen=True)
-class Plug(_OnAgents):
+class Plug(OnAgents):
     """Put them back."""
 
     def strike(self, stage: Stage) -> None:
@@ -171,7 +208,7 @@ class OneWay:
     targets: tuple[str, ...] = ()
 
     def strike(self, stage: Stage) -> None:
-        targets = self.targets or tuple(role for role in EVERYBODY if role not in self.sources)
+        targets = self.targets or all_but(*self.sources)
         ports = [stage.port(role) for role in self.sources], [stage.port(role) for role in targets]
         stage.switch.set_line(Line(cut=True), *ports)
 

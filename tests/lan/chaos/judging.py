@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tests.lan.chaos.kinds import KINDS
 from tests.lan.chaos.observation import Ended, Observation
@@ -42,6 +43,7 @@ class GatewayHistory:
     ended: list[tuple[float, float]] = field(default_factory=list)
     """Killed or asked to stop, until it answered again."""
     frozen: list[tuple[float, float]] = field(default_factory=list)
+    killed: list[float] = field(default_factory=list)
 
     def was_ended(self, from_s: float, to_s: float) -> bool:
         return _overlaps(self.ended, from_s, to_s)
@@ -56,19 +58,38 @@ def _overlaps(spans: Iterable[tuple[float, float]], from_s: float, to_s: float) 
 
 GRACE_S = 0.1
 """The client may see the end of its gateway's process a moment before the harness has noted it."""
+ON_ITS_WAY_S = 1.0
+"""After its machine was killed, what that one had sent may still come; later text is another machine's."""
 
-Undisturbed = Mapping[tuple[str, int], str]
-"""(kind, prompt number) -> the whole text."""
+
+class Told(NamedTuple):
+    """A whole answer: its text, and of how many tokens it is."""
+
+    text: str
+    tokens: int
 
 
-def judge(seen: Observation, undisturbed: Undisturbed, gateway: GatewayHistory, may_refuse: bool = False) -> Verdict:
-    """Exactly one outcome. `may_refuse`: the scenario leaves some gateway without any capable machine."""
+Undisturbed = Mapping[tuple[str, int], Told]
+"""(kind, prompt number) -> the whole answer."""
+
+
+def judge(
+    seen: Observation,
+    undisturbed: Undisturbed,
+    gateway: GatewayHistory,
+    may_refuse: bool = False,
+    machine: GatewayHistory | None = None,
+) -> Verdict:
+    """Exactly one outcome. `may_refuse`: the scenario leaves some gateway without any capable machine. `machine`: of
+    who served first, to see that an answer which went on elsewhere says so."""
     expected = undisturbed[seen.kind, seen.prompt_number]
-    wrong = wrong_text(seen.text, expected)
+    wrong = wrong_text(seen.text, expected.text)
     if wrong:
         return Verdict(Outcome.VIOLATION, wrong)
     excused = gateway.was_ended(seen.started_s, seen.ended_s + GRACE_S)
     if seen.ended is Ended.FINISHED:
+        if machine is not None and outlived(seen, machine) and not seen.continued:
+            return Verdict(Outcome.VIOLATION, "it outlived its machine, but is not flagged as continued")
         return _finished(seen, expected)
     if seen.ended is Ended.MALFORMED:
         return Verdict(Outcome.VIOLATION, f"malformed: {seen.detail}")
@@ -80,6 +101,14 @@ def judge(seen: Observation, undisturbed: Undisturbed, gateway: GatewayHistory, 
         return _refused(seen, may_refuse)
     named = {Ended.SILENT: "hung", Ended.CUT: "lost"}.get(seen.ended, "unreachable")
     return Verdict(Outcome.VIOLATION, f"{named}: {seen.ended.value} {seen.detail}")
+
+
+def outlived(seen: Observation, machine: GatewayHistory) -> bool:
+    """Whether text of a stream came that its first machine, killed in its midst, cannot have written."""
+    if seen.first_token_s is None:
+        return False
+    first_s = seen.started_s + seen.first_token_s
+    return any(first_s < killed_s and killed_s + ON_ITS_WAY_S < seen.last_piece_s for killed_s in machine.killed)
 
 
 def wrong_text(text: str, expected: str) -> str:
@@ -98,14 +127,14 @@ def wrong_text(text: str, expected: str) -> str:
     return f"torn: another text from word {at} on"
 
 
-def _finished(seen: Observation, expected: str) -> Verdict:
-    if seen.text != expected:
-        missing = len(expected.split()) - len(seen.text.split())
+def _finished(seen: Observation, expected: Told) -> Verdict:
+    if seen.text != expected.text:
+        missing = len(expected.text.split()) - len(seen.text.split())
         return Verdict(Outcome.VIOLATION, f"lost: finished with {missing} words missing")
     if seen.finishes != 1:
         return Verdict(Outcome.VIOLATION, f"torn: {seen.finishes} finish reasons")
-    if seen.output_tokens not in (None, len(expected.split())):
-        return Verdict(Outcome.VIOLATION, f"usage tells {seen.output_tokens} of {len(expected.split())} tokens")
+    if seen.output_tokens not in (None, expected.tokens):
+        return Verdict(Outcome.VIOLATION, f"usage tells {seen.output_tokens} of {expected.tokens} tokens")
     if seen.continued:
         if not KINDS[seen.kind].sound:
             return Verdict(Outcome.VIOLATION, "continued, though that is not sound")

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
+import os
 import random
 import socket
 import sys
@@ -17,14 +19,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.lan.agents import GRPC_PORT, HTTP_PORT
 from tests.lan.chaos.client import Asking
+from tests.lan.chaos.grpc_client import GrpcAsking
 from tests.lan.chaos.kinds import KINDS, MIXES, PROMPTS_A_KIND
 from tests.lan.chaos.observation import Ended, Observation
 from tests.lan.namespaces import inside_namespace
 
-HTTP_PORT = 8080
 UNREACHABLE_PAUSE_S = 0.1
-PAUSE_S_MAX = 0.1
 PROBE_PAUSE_S = 0.02
 LAG_PERIOD_S = 0.02
 
@@ -34,11 +36,13 @@ class Load:
 
     def __init__(self, namespaces: dict[str, str], seed: int) -> None:
         self._namespaces = namespaces
+        self._tunnels = itertools.count()
         self._random = random.Random(f"load:{seed}")
         self._stopping = asyncio.Event()
         self._clients: list[asyncio.Task[None]] = []
         self._probes: asyncio.Future[list[None]] | None = None
         self._lag_s = 0.0
+        self._pause_s_max = 0.0
 
     async def run(self) -> None:
         reader = asyncio.StreamReader()
@@ -56,8 +60,9 @@ class Load:
             await asyncio.sleep(LAG_PERIOD_S)
             self._lag_s = max(self._lag_s, time.monotonic() - before_s - LAG_PERIOD_S)
 
-    async def _do_run(self, mix: str, clients_max: int) -> None:
+    async def _do_run(self, mix: str, clients_max: int, pause_s_max: float) -> None:
         self._stopping.clear()
+        self._pause_s_max = pause_s_max
         self._lag_s = 0.0
         pairs = [(entry, kind) for kind in MIXES[mix] for entry in self._namespaces][:clients_max]
         self._clients = [asyncio.create_task(self._ask_on(entry, kind)) for entry, kind in pairs]
@@ -67,9 +72,9 @@ class Load:
         await asyncio.gather(*self._clients)
         say(event="stopped", lag_s=self._lag_s)
 
-    async def _do_undisturbed(self, entries: list[str]) -> None:
+    async def _do_undisturbed(self, entries: list[str], kinds: list[str]) -> None:
         """Everything that will be asked, at each of these gateways."""
-        asked = [(entry, kind, n) for kind in KINDS for n in range(PROMPTS_A_KIND) for entry in entries]
+        asked = [(entry, kind, n) for kind in kinds for n in range(PROMPTS_A_KIND) for entry in entries]
         seen = await asyncio.gather(*(self._ask(*one) for one in asked))
         say(event="undisturbed", lines=[observation.as_line() for observation in seen])
 
@@ -88,7 +93,7 @@ class Load:
     async def _ask_on(self, entry: str, kind: str) -> None:
         while not self._stopping.is_set():
             observation = await self._ask(entry, kind, self._random.randrange(PROMPTS_A_KIND))
-            pause_s = self._random.random() * PAUSE_S_MAX
+            pause_s = self._random.random() * self._pause_s_max
             if observation.ended is Ended.UNREACHABLE:
                 pause_s = UNREACHABLE_PAUSE_S
             say(event="ended", line=observation.as_line())
@@ -97,11 +102,14 @@ class Load:
 
     async def _ask(self, entry: str, kind: str, prompt_number: int, model: str = "") -> Observation:
         model = model or KINDS[kind].model(entry)
-        body = json.dumps(KINDS[kind].body(model, prompt_number)).encode()
         with inside_namespace(self._namespaces[entry]):
             made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         observation = Observation(kind, entry, model, prompt_number, time.time())
+        if KINDS[kind].grpc:
+            name = f"covey-load-{os.getpid()}-{next(self._tunnels)}"
+            return await GrpcAsking(observation).run(made, ("127.0.0.1", GRPC_PORT), name)
+        body = json.dumps(KINDS[kind].body(model, prompt_number)).encode()
         return await Asking(observation).run(made, ("127.0.0.1", HTTP_PORT), body)
 
 

@@ -9,7 +9,12 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import time
 from dataclasses import dataclass
+
+
+class MalformedError(Exception):
+    """The peer broke the protocol of the answer."""
 
 
 class Ended(enum.Enum):
@@ -26,7 +31,10 @@ class Ended(enum.Enum):
 
 @dataclass(slots=True)
 class Observation:
-    """`text` is what was delivered; `gap_s` the longest time between two pieces of a stream, `gap_at_s` its end."""
+    """`text` is what was delivered; `gap_s` the longest time between two pieces of a stream, `gap_at_s` its end.
+
+    `machine` is who served first, `last_piece_s` when the last piece of a stream came.
+    """
 
     kind: str
     entry: str
@@ -50,6 +58,19 @@ class Observation:
     first_token_s: float | None = None
     gap_s: float = 0.0
     gap_at_s: float = 0.0
+    last_piece_s: float = 0.0
+
+    def note_piece(self, piece: str) -> None:
+        """The next text of a stream came now. Raises MalformedError after the finish."""
+        if self.finishes:
+            raise MalformedError(f"text after the finish: {piece!r}")
+        now_s = time.time()
+        if self.first_token_s is None:
+            self.first_token_s = now_s - self.started_s
+        elif now_s - self.last_piece_s > self.gap_s:
+            self.gap_s, self.gap_at_s = now_s - self.last_piece_s, now_s
+        self.last_piece_s = now_s
+        self.text += piece
 
     def as_line(self) -> str:
         return json.dumps({**dataclasses.asdict(self), "ended": self.ended.name})

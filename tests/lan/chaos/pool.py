@@ -13,23 +13,22 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.lan.agents import POOL_NAME, HostAgent, LanPool
 from tests.lan.chaos.judging import GatewayHistory
-from tests.lan.chaos.kinds import DECODE_TOKENS_PER_S, PREFILL_TOKENS_PER_S, models
 from tests.lan.lab import Host
 from tests.lan.shell import tool
+from tests.support.engines import engine_processes
+from tests.support.polling import wait_until
+from tests.support.real_agents import whole
 
 ROOT = Path(__file__).resolve().parents[3]
 DISK = "2m"
 FOREVER_S = float("inf")
 _FOLDER = re.compile(r"covey-chaos-(\d+)-")
-SPEEDS = (
-    *("--simulated-prefill-tokens-per-s", str(PREFILL_TOKENS_PER_S)),
-    *("--simulated-decode-tokens-per-s", str(DECODE_TOKENS_PER_S)),
-)
 STOP_GRACE_S = 3.0
 
 
@@ -85,6 +84,7 @@ class ChaosAgent(HostAgent):
         """kill -9."""
         if self.running:
             self._gone()
+            self.history.killed.append(time.time())
             self.frozen = False
             super().kill()
 
@@ -120,6 +120,12 @@ class ChaosAgent(HostAgent):
         with os.fdopen(descriptor, "w") as lines:
             lines.write(command + "\n")
 
+    def signal_engines(self, number: signal.Signals) -> None:
+        """To every process of its engines (real ones)."""
+        for pid in engine_processes(self):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     def fill_disk(self) -> None:
         """No byte more fits beside the state."""
         with contextlib.suppress(OSError), (self._disk / "filling").open("wb", buffering=0) as file:
@@ -150,16 +156,39 @@ class ChaosAgent(HostAgent):
 
 
 class ChaosPool(LanPool):
-    """One ChaosAgent a host; the first makes the pool."""
+    """One ChaosAgent a host; the first makes the pool. Machines without models need no engine to be whole."""
 
-    def __init__(self, hosts: Sequence[Host]) -> None:
+    def __init__(self, hosts: Sequence[Host], settings: Sequence[str], models: Callable[[str], Sequence[str]]) -> None:
+        """`models`: host name -> what it serves."""
         sweep_folders()
         self._root = Path(tempfile.mkdtemp(prefix=f"covey-chaos-{os.getpid()}-"))
         self.agents = {}
+        self.servers = [host.name for host in hosts if models(host.name)]
         for host in hosts:
             words = [word for model in models(host.name) for word in ("--model", model)]
-            settings = ("--engine", "simulated", "--grace-s", str(STOP_GRACE_S), *SPEEDS, *words)
-            self.agents[host.name] = ChaosAgent(host, self._root, settings)
+            self.agents[host.name] = ChaosAgent(host, self._root, ("--grace-s", str(STOP_GRACE_S), *settings, *words))
+
+    def is_whole(self) -> bool:
+        """All see all, with their models ready, under one leader."""
+        members = self.chaos_members
+        if not all(agent.running and not agent.frozen for agent in members):
+            return False
+        pools = [self.pool(agent) for agent in members]
+        if any(pool is None for pool in pools) or len({pool["leader_node_id"] for pool in pools if pool}) != 1:
+            return False
+        leads = str(next(pool["leader_node_id"] for pool in pools if pool))
+        return all(self._all_there(pool, leads) for pool in pools if pool)
+
+    def _all_there(self, pool: dict[str, Any], leads: str) -> bool:
+        ids = {agent.node_id: agent.name in self.servers for agent in self.chaos_members}
+        # A leader without models is as good a leader.
+        serving = {**pool, "leader_node_id": next(node for node, serves in ids.items() if serves)}
+        reachable = {member["facts"]["node_id"] for member in pool["members"] if member["reachable"]}
+        return leads in ids and set(ids) <= reachable and whole(serving, [node for node in ids if ids[node]])
+
+    def wait_whole(self, names: Sequence[str] | None = None, timeout_s: float = 30.0) -> None:
+        assert names is None
+        wait_until(self.is_whole, "a whole pool", timeout_s)
 
     def __getitem__(self, name: str) -> ChaosAgent:
         agent = self.agents[name]

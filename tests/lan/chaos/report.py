@@ -9,7 +9,14 @@ from tests.lan.chaos.stage import VIOLATIONS_SHOWN_MAX, Result
 
 COLUMNS = (
     *("scenario", "requests", "complete", "retried", "continued", "refused", "clean errors", "gateway gone"),
-    *("violations", "longest stream pause s", "longest leaderless s", "whole again s", "timer lag s"),
+    *(
+        "violations",
+        "longest stream pause s",
+        "longest leaderless s",
+        "whole again s",
+        "agents' loop lag s",
+        "timer lag s",
+    ),
 )
 _OUTCOMES = (
     *(Outcome.COMPLETE, Outcome.RETRIED, Outcome.CONTINUED, Outcome.REFUSED),
@@ -28,6 +35,7 @@ def row(result: Result) -> list[str]:
         f"{result.pause_s:.2f}",
         leaderless,
         f"{result.whole_s:.2f}",
+        "-" if result.agents_lag_s is None else f"<={result.agents_lag_s:g}",
         f"{result.lag_s:.2f}",
     ]
 
@@ -66,3 +74,12 @@ def clean_errors(results: Sequence[Result]) -> str:
         for text, count in result.clean_errors.most_common(VIOLATIONS_SHOWN_MAX):
             lines.append(f"{result.scenario.name}: {count} x {text}")
     return "\n".join(lines)
+
+
+def parted(results: Sequence[Result]) -> str:
+    """How many answers of a real model were none of the undisturbed texts, yet sound."""
+    return "\n".join(
+        f"{r.scenario.name}: {r.parted} of {r.requests} parted where the model was undecided"
+        for r in results
+        if r.parted
+    )

@@ -1,4 +1,4 @@
-"""The scenarios: a name, what it is, and what is done when (seconds since its start), on four hosts under load.
+"""The scenarios: a name, what it is, and what is done when (seconds since its start), on five hosts under load.
 
 Whatever a scenario leaves broken is mended at its end, and the pool must become whole again.
 """
@@ -13,14 +13,17 @@ from tests.lan.chaos.faults import (
     F2,
     F3,
     LEADER,
+    SERVER,
     Fault,
     FillDisk,
     Forget,
     FreeDisk,
     Freeze,
+    FreezeEngines,
     Heal,
     Inner,
     Kill,
+    KillEngines,
     Lines,
     NewMachine,
     OneWay,
@@ -29,7 +32,9 @@ from tests.lan.chaos.faults import (
     Restart,
     Start,
     Thaw,
+    ThawEngines,
     Unplug,
+    all_but,
 )
 from tests.lan.wires import Line
 
@@ -150,21 +155,21 @@ _ALL: tuple[Scenario, ...] = (
         "blackhole-30s",
         "nothing to or from a follower for 30 s, carrier up",
         39,
-        ((2, Partition((F1,), (LEADER, F2, F3))), (32, Heal())),
+        ((2, Partition((F1,), all_but(F1))), (32, Heal())),
         cut_off=(F1,),
     ),
     # --- cuts
     Scenario(
         "partition-and-heal",
-        "two against two for 8 s",
+        "two against three for 8 s",
         16,
-        ((2, Partition((LEADER, F1), (F2, F3))), (10, Heal())),
+        ((2, Partition((LEADER, F1), all_but(LEADER, F1))), (10, Heal())),
     ),
     Scenario(
         "leader-sends-but-hears-not",
         "nothing reaches the leader for 6 s",
         14,
-        ((2, OneWay((F1, F2, F3), (LEADER,))), (8, Heal())),
+        ((2, OneWay(all_but(LEADER), (LEADER,))), (8, Heal())),
         cut_off=(LEADER,),
     ),
     Scenario(
@@ -178,7 +183,7 @@ _ALL: tuple[Scenario, ...] = (
         "follower-sends-but-hears-not",
         "nothing reaches a follower for 6 s",
         14,
-        ((2, OneWay((LEADER, F2, F3), (F1,))), (8, Heal())),
+        ((2, OneWay(all_but(F1), (F1,))), (8, Heal())),
         cut_off=(F1,),
     ),
     Scenario(
@@ -271,3 +276,40 @@ SCENARIOS = {scenario.name: scenario for scenario in _ALL}
 
 SHORT = ("leader-and-server-killed", "leader-frozen-3s", "partition-and-heal", "loss-5")
 """Those of the ordinary tests."""
+
+_VLLM: tuple[Scenario, ...] = (
+    Scenario("vllm-undisturbed", "real vLLM engines on two of four machines; nothing happens", 10, mix="vllm"),
+    Scenario(
+        "vllm-leader-frozen",
+        "vLLM; SIGSTOP of the leader's agent, 4 s",
+        12,
+        ((3, Freeze((LEADER,))), (7, Thaw((LEADER,)))),
+        mix="vllm",
+    ),
+    Scenario(
+        "vllm-engine-frozen",
+        "vLLM; SIGSTOP of one machine's engine, 12 s: it accepts and never answers",
+        20,
+        ((3, FreezeEngines((SERVER,))), (15, ThawEngines((SERVER,)))),
+        mix="vllm",
+        moves=True,
+    ),
+    Scenario(
+        "vllm-engine-killed",
+        "vLLM; kill -9 of one machine's engine in the middle of streams",
+        15,
+        ((4, KillEngines((SERVER,))),),
+        mix="vllm",
+        moves=True,
+    ),
+    Scenario(
+        "vllm-server-killed-mid-stream",
+        "vLLM; kill -9 of a machine with an engine in the middle of streams",
+        15,
+        ((4, Kill((SERVER,))), (14, Start((SERVER,)))),
+        mix="vllm",
+        moves=True,
+    ),
+)
+VLLM_SCENARIOS = {scenario.name: scenario for scenario in _VLLM}
+"""Those with real engines, in the order in which they run."""

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 
-from tests.lan.chaos import logs
-from tests.lan.chaos.faults import EVERYBODY, F1, LEADER, Lines
-from tests.lan.chaos.judging import Outcome, judge
-from tests.lan.chaos.kinds import FAR_KINDS, far_model
+from tests.lan.chaos import lags, logs
+from tests.lan.chaos.faults import F1, LEADER, Lines, OnAgents
+from tests.lan.chaos.judging import Outcome, Told, Undisturbed, judge
+from tests.lan.chaos.kinds import FAR_KINDS, KINDS
 from tests.lan.chaos.load_process import LoadProcess
+from tests.lan.chaos.near_ties import KnownTexts
 from tests.lan.chaos.observation import Ended, Observation
 from tests.lan.chaos.pool import ChaosAgent, ChaosPool
 from tests.lan.chaos.scenarios import Scenario
+from tests.lan.chaos.variants import SIMULATED, Variant
 from tests.lan.lab import Lab
 from tests.lan.switch import SoftwareSwitch
-from tests.support.real_agents import whole
+from tests.support.engines import engine_sockets
 
-HOSTS = len(EVERYBODY)
-WHOLE_WITHIN_S = 40.0
 NOTHING = Scenario("", "", 0.0)
 LOOK_EVERY_S = 0.1
 VIOLATIONS_SHOWN_MAX = 10
 COUNTED = {"loss": "lost", "duplication": "duplicated", "reordering": "reordered", "jitter_s": "delayed"}
 """Field of a wire's state -> the count that proves that it struck."""
+
+
+@dataclass(frozen=True)
+class Strike:
+    """When (Unix time) what was done, and to which machines."""
+
+    at_s: float
+    machines: tuple[str, ...]
 
 
 @dataclass
@@ -43,6 +52,8 @@ class Result:
     leaderless_s: float | None = None
     whole_s: float = 0.0
     lag_s: float = 0.0
+    agents_lag_s: float | None = None
+    parted: int = 0
     clean_errors: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -51,13 +62,17 @@ class Result:
 
 
 class ChaosStage:
-    """A whole pool on four hosts, from `__enter__` to `__exit__`."""
+    """A whole pool on a LAN of its own, from `__enter__` to `__exit__`."""
 
-    def __init__(self, seed: int, say: Callable[[str], None] = print) -> None:
+    def __init__(self, seed: int, variant: Variant = SIMULATED, hosts: int | None = None) -> None:
+        """`hosts`: other than the variant's."""
         self._seed = seed
-        self._say = say
+        self._variant = variant
+        self._hosts = variant.hosts if hosts is None else hosts
         self._stack = ExitStack()
         self._roles: dict[str, str] = {}
+        self._known: KnownTexts | None = None
+        self.undisturbed: dict[tuple[str, int], Told] = {}
         self.switch: SoftwareSwitch
         self.pool: ChaosPool
         self.load: LoadProcess
@@ -73,14 +88,28 @@ class ChaosStage:
     def _set_up(self) -> None:
         made: list[SoftwareSwitch] = []
         make = lambda: made.append(SoftwareSwitch(self._seed)) or made[0]  # type: ignore[func-returns-value]  # noqa: E731
-        lab = self._stack.enter_context(Lab(HOSTS, make_switch=make))
+        lab = self._stack.enter_context(Lab(self._hosts, make_switch=make))
         self.switch = made[0]
-        self.pool = ChaosPool(lab.hosts)
+        variant = self._variant
+        self.pool = ChaosPool(lab.hosts, variant.settings, variant.models)
         self._stack.callback(self.pool.close)
-        self.pool.start()
+        self.pool.start(variant.ready_within_s)
         self.load = LoadProcess({host.name: host.namespace for host in lab.hosts}, self._seed)
         self._stack.callback(self.load.close)
-        self.undisturbed = self.load.undisturbed(list(self.pool.agents))
+        self._ask_undisturbed()
+
+    def _ask_undisturbed(self) -> None:
+        found = self.load.undisturbed(list(self.pool.agents), self._variant.kinds)
+        if not self._variant.exact:
+            self._known = KnownTexts(found, self._engine)
+            return
+        for seen in found:
+            told = Told(seen.text, KINDS[seen.kind].max_tokens)
+            assert len(seen.text.split()) == told.tokens
+            assert self.undisturbed.setdefault((seen.kind, seen.prompt_number), told) == told, "two different answers"
+
+    def _engine(self) -> Path:
+        return next(iter(engine_sockets(self.pool[self.pool.servers[0]]).values()))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -96,12 +125,8 @@ class ChaosStage:
         return f"port{self._roles[role].removeprefix('h')}"
 
     def bind_roles(self) -> None:
-        """As the pool is now; it must be whole. F2 serves the leader's far model, F1 and F3 serve the other one."""
-        leads = self.pool.leader().name
-        others = sorted(name for name in self.pool.agents if name != leads)
-        f2 = next(name for name in others if far_model(name) == far_model(leads))
-        f1, f3 = (name for name in others if name != f2)
-        self._roles = dict(zip(EVERYBODY, [leads, f1, f2, f3], strict=True))
+        """As the pool is now; it must be whole."""
+        self._roles = self._variant.roles(self.pool.leader().name, sorted(self.pool.agents))
 
     # --- playing -----------------------------------------------------------------------------------------------------
 
@@ -110,10 +135,14 @@ class ChaosStage:
         result = Result(scenario, self._seed)
         self.begin(result)
         before = self.switch.counts()
-        self.load.run(scenario.mix)
+        looks = {agent.name: lags.buckets(agent.host) for agent in self.pool.chaos_members}
+        self.load.run(scenario.mix, pause_s_max=self._variant.pause_s_max)
         started_s = time.time()
+        struck: list[Strike] = []
         for at_s, fault in scenario.steps:
             time.sleep(max(0.0, started_s + at_s - time.time()))
+            if isinstance(fault, OnAgents):
+                struck.append(Strike(time.time(), tuple(self._roles[role] for role in fault.roles)))
             fault.strike(self)
         ends_s = started_s + max(scenario.seconds, seconds_min)
         mended = self._whole_by(ends_s, result)
@@ -124,9 +153,16 @@ class ChaosStage:
         ]
         self.mend(None if mended else result)
         observations, result.lag_s = self.load.stop()
-        self._judge(observations, result)
+        result.agents_lag_s = self._agents_lag_s(looks)
+        self._judge(observations, struck, result)
         self._read_logs(started_s, result)
         return result
+
+    def _agents_lag_s(self, before: dict[str, lags.Buckets]) -> float | None:
+        """The worst of the agents that ran all the while."""
+        steady = [a for a in self.pool.chaos_members if not a.history.ended and not a.history.frozen]
+        found = [lags.worst_s(before[agent.name], lags.buckets(agent.host)) for agent in steady]
+        return max((lag_s for lag_s in found if lag_s is not None), default=None)
 
     def begin(self, result: Result | None = None) -> None:
         """The pool is whole, roles are bound, and accounts begin anew."""
@@ -135,6 +171,7 @@ class ChaosStage:
         for agent in self.pool.chaos_members:
             agent.history.ended.clear()
             agent.history.frozen.clear()
+            agent.history.killed.clear()
             agent.log_since()
 
     def mend(self, result: Result | None) -> None:
@@ -142,6 +179,7 @@ class ChaosStage:
         self.switch.heal()
         for agent in self.pool.chaos_members:
             agent.thaw()
+            agent.signal_engines(signal.SIGCONT)
             agent.host.plug()
             agent.free_disk()
             if not agent.running:
@@ -154,21 +192,18 @@ class ChaosStage:
 
     def _await_whole(self, result: Result) -> None:
         """All see all, ready, under one leader, or it is a violation."""
-        if not self._whole_by(time.time() + WHOLE_WITHIN_S, result):
-            result.violations.append(f"not whole {WHOLE_WITHIN_S:g} s after everything was mended (S2)")
+        within_s = self._variant.whole_within_s
+        if not self._whole_by(time.time() + within_s, result):
+            result.violations.append(f"not whole {within_s:g} s after everything was mended (S2)")
 
     def _whole_by(self, until_s: float, result: Result) -> bool:
         """Whether it came to be so; `result.whole_s` says how long that took."""
         begun_s = time.time()
-        members = self.pool.chaos_members
-        ids = [agent.node_id for agent in members]
         while True:
-            if all(agent.running and not agent.frozen for agent in members):
-                pools = [self.pool.pool(agent) for agent in members]
-                leaders = {pool["leader_node_id"] for pool in pools if pool is not None}
-                result.whole_s = time.time() - begun_s
-                if len(leaders) == 1 and all(pool is not None and whole(pool, ids) for pool in pools):
-                    return True
+            mended = self.pool.is_whole()
+            result.whole_s = time.time() - begun_s
+            if mended:
+                return True
             if time.time() > until_s:
                 return False
             time.sleep(LOOK_EVERY_S)
@@ -182,11 +217,14 @@ class ChaosStage:
             agent for agent in members if not agent.running and not agent.history.was_ended(time.time(), time.time())
         ]
 
-    def _judge(self, observations: list[Observation], result: Result) -> None:
+    def _judge(self, observations: list[Observation], struck: list[Strike], result: Result) -> None:
+        parted_before = self._known.parted if self._known is not None else 0
         self._count(observations, result)
+        if self._known is not None:
+            result.parted = self._known.parted - parted_before
         moved = result.outcomes[Outcome.RETRIED] + result.outcomes[Outcome.CONTINUED]
         if result.scenario.moves and not moved:
-            result.violations.append("no answer was retried or continued: the fault struck nobody, or nobody noticed")
+            result.violations.append(nothing_moved(observations, struck[0]))
 
     def _count(self, observations: list[Observation], result: Result) -> None:
         cut_off = {self._roles[role] for role in result.scenario.cut_off}
@@ -196,17 +234,27 @@ class ChaosStage:
                 # Nobody there, as expected; nothing was asked.
                 continue
             may_refuse = seen.kind in FAR_KINDS and seen.entry in cut_off
-            verdict = judge(seen, self.undisturbed, history, may_refuse)
+            expected, doubt = self._expected(seen)
+            machine = self.pool[seen.machine].history if seen.machine in self.pool.agents else None
+            verdict = judge(seen, expected, history, may_refuse, machine)
             result.outcomes[verdict.outcome] += 1
             if verdict.outcome is Outcome.VIOLATION:
                 result.violations.append(
                     f"{seen.kind} at {seen.entry} ({seen.request_id}, {seen.machine}): {verdict.why}"
+                    + (f": {doubt}" if doubt else "")
                 )
             elif verdict.outcome is Outcome.CLEAN_ERROR:
                 result.clean_errors[f"{seen.kind}: {seen.code}: {seen.detail}"] += 1
             gap_began_s = seen.gap_at_s - seen.gap_s
             if verdict.outcome is not Outcome.GATEWAY_GONE and not history.was_frozen(gap_began_s, seen.gap_at_s):
                 _note_pause(seen, verdict.outcome, result)
+
+    def _expected(self, seen: Observation) -> tuple[Undisturbed, str]:
+        """What to hold an answer to, and where no model would write it: why."""
+        if self._known is None:
+            return self.undisturbed, ""
+        told, doubt = self._known.expected(seen)
+        return {(seen.kind, seen.prompt_number): told}, doubt
 
     def _read_logs(self, started_s: float, result: Result) -> None:
         gaps: list[float] = []
@@ -233,6 +281,20 @@ class ChaosStage:
             for count in wanted:
                 if after[count] == before[count]:
                     result.violations.append(f"the fault did not strike: no frame was {count}")
+
+
+def nothing_moved(observations: list[Observation], strike: Strike) -> str:
+    """What was seen of a fault that should have moved answers, and has not."""
+    theirs = [seen for seen in observations if seen.machine in strike.machines]
+    under_way = [seen for seen in theirs if seen.started_s < strike.at_s < seen.ended_s]
+    slowest_s = max((seen.ended_s - seen.started_s for seen in under_way), default=0.0)
+    ended = Counter(seen.ended.name.lower().replace("_", " ") for seen in under_way)
+    became = ", ".join(f"{count} {how}" for how, count in ended.items()) or "none to become anything"
+    return (
+        f"no answer was retried or continued; the first fault was on {' and '.join(strike.machines)}: of {len(theirs)} "
+        f"answers that they served first, {len(under_way)} were under way then ({became}; the slowest took "
+        f"{slowest_s:.1f} s)"
+    )
 
 
 def _note_pause(seen: Observation, outcome: Outcome, result: Result) -> None:
