@@ -61,6 +61,8 @@ class GrpcAsking:
             seen.ended, seen.detail = Ended.MALFORMED, str(error)
         except grpc.aio.AioRpcError as error:
             self._failed(error)
+        except OSError as error:
+            seen.detail = repr(error)
         seen.ended_s = seen.ended_s or time.time()
         return seen
 

@@ -109,7 +109,8 @@ class ChaosStage:
             assert self.undisturbed.setdefault((seen.kind, seen.prompt_number), told) == told, "two different answers"
 
     def _engine(self) -> Path:
-        return next(iter(engine_sockets(self.pool[self.pool.servers[0]]).values()))
+        """The socket of one that runs."""
+        return next(path for name in self.pool.servers for path in engine_sockets(self.pool[name]).values())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -151,7 +152,8 @@ class ChaosStage:
         result.violations += [
             f"{agent.name} ended by itself ({agent.exit_code}):\n{agent.last_lines()}" for agent in self._died()
         ]
-        self.mend(None if mended else result)
+        # Looked at again: a machine may have seemed whole because nobody had noticed yet that it is not.
+        self.mend(None if mended and self.pool.is_whole() else result)
         observations, result.lag_s = self.load.stop()
         result.agents_lag_s = self._agents_lag_s(looks)
         self._judge(observations, struck, result)
