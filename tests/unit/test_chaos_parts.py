@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.lan.chaos import lags
+from tests.lan.chaos.document import write_part
 from tests.lan.chaos.faults import EVERYBODY, F1, F2, F4, LEADER, SERVER, all_but
 from tests.lan.chaos.kinds import KINDS, MIXES, far_model, models
 from tests.lan.chaos.near_ties import UNDECIDED_NATS, behind, common
@@ -94,3 +96,17 @@ def test_a_fault_that_moved_nothing_is_told_with_what_was_seen() -> None:
     text = nothing_moved(seen, Strike(100.0, ("h2", "h4")))
     assert "h2 and h4: of 2 answers" in text
     assert "1 were under way then (1 finished; the slowest took 18.5 s)" in text
+
+
+def test_a_part_of_the_page_is_renewed_without_the_others(tmp_path: Path) -> None:
+    page = tmp_path / "failover.md"
+    write_part(page, "chaos", "old\n")
+    write_part(page, "figures", "1 s\n")
+    write_part(page, "chaos", "new\n")
+    text = page.read_text()
+    assert text.startswith("# Failover")
+    assert "<!-- figures -->\n1 s\n<!-- end figures -->" in text
+    assert "<!-- chaos -->\nnew\n<!-- end chaos -->" in text
+    page.write_text(text.replace("\n<!-- chaos-vllm -->\n<!-- end chaos-vllm -->\n", ""))
+    write_part(page, "chaos-vllm", "real\n")
+    assert page.read_text().endswith("<!-- chaos-vllm -->\nreal\n<!-- end chaos-vllm -->\n")

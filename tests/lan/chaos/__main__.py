@@ -53,23 +53,24 @@ def main() -> int:
     print(
         f"scenarios {len(results)} requests {sum(r.requests for r in results)} violations {total} seed {arguments.seed}"
     )
-    if arguments.report is not None:
-        document.write_chaos(arguments.report, results, sys.argv[1:])
-        print(f"written: {arguments.report}")
     return 1 if total else 0
 
 
 def _play(arguments: argparse.Namespace) -> list[Result]:
-    results: list[Result] = []
+    results: dict[str, list[Result]] = {}
     for repetition in range(arguments.repeat):
         seed = arguments.seed + repetition
         for variant, scenarios in _chosen(arguments):
             print(f"seed {seed}: starting {variant.hosts} hosts, engines: {variant.engine}", flush=True)
+            so_far = results.setdefault(variant.engine, [])
             with ChaosStage(seed, variant) as stage:
                 for scenario in scenarios:
-                    results.append(stage.play(scenario, arguments.seconds))
-                    _tell(results[-1])
-    return results
+                    so_far.append(stage.play(scenario, arguments.seconds))
+                    _tell(so_far[-1])
+            if arguments.report is not None:
+                document.write_chaos(arguments.report, variant.engine, so_far, sys.argv[1:])
+                print(f"written: {arguments.report}", flush=True)
+    return [result for played in results.values() for result in played]
 
 
 def _chosen(arguments: argparse.Namespace) -> list[tuple[Variant, list[Scenario]]]:

@@ -1,7 +1,7 @@
 """docs/benchmarks/failover.md: what was measured, with the command, the machine and the date.
 
-The page has two parts, each between its own pair of marks and written by its own command, so that one can be renewed
-without the other.
+Each part of the page stands between its own pair of marks and is written by its own command, so that one can be renewed
+without the others.
 """
 
 from __future__ import annotations
@@ -20,34 +20,39 @@ from tests.lan.chaos.stage import Result
 ROOT = Path(__file__).resolve().parents[3]
 _HEAD = """# Failover: what clients see when machines die
 
-Measured with real agents (`covey up`, mDNS, mutual TLS, simulated engines where no other is named) on hosts that are
+Measured with real agents (`covey up`, mDNS, mutual TLS, simulated engines where no others are named) on hosts that are
 network namespaces of one machine, behind a software switch, under load that never pauses.
 """
-_PARTS = ("figures", "chaos")
+_PARTS = ("figures", "chaos", "chaos-vllm")
 
 
 def write_part(path: Path, part: str, content: str) -> None:
     """Replace one part of the page, or make the page."""
     assert part in _PARTS
-    page = path.read_text() if path.exists() else _HEAD + "".join(f"\n<!-- {p} -->\n<!-- end {p} -->\n" for p in _PARTS)
+    page = path.read_text() if path.exists() else _HEAD
+    missing = [name for name in _PARTS if f"<!-- {name} -->\n" not in page]
+    page += "".join(f"\n<!-- {name} -->\n<!-- end {name} -->\n" for name in missing)
     begin, end = f"<!-- {part} -->\n", f"<!-- end {part} -->"
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    assert pattern.search(page), f"{path} has lost its mark {begin!r}"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(pattern.sub(lambda _: begin + content + end, page))
 
 
-def write_chaos(path: Path, results: Sequence[Result], arguments: Sequence[str]) -> None:
-    """The scenarios' table."""
+def write_chaos(path: Path, engine: str, results: Sequence[Result], arguments: Sequence[str]) -> None:
+    """The table of the scenarios with these engines."""
+    part, title, meaning = {
+        "simulated": ("chaos", "Scenarios", _MEANING),
+        "vllm": ("chaos-vllm", "Scenarios with real vLLM", _MEANING_OF_REAL_TEXTS),
+    }[engine]
     seeds = sorted({result.seed for result in results})
     kept = [word for word in arguments if not word.startswith("--report")]
     violations = report.violations(results)
     errors = report.clean_errors(results)
     parted = report.parted(results)
     parts = [
-        "\n## Scenarios\n",
+        f"\n## {title}\n",
         provenance(f"python -m tests.lan.chaos {' '.join(kept)}".strip(), f"seeds {', '.join(map(str, seeds))}"),
-        _MEANING,
+        meaning,
         report.table(results) + "\n",
         f"Clean errors:\n\n```\n{errors}\n```\n" if errors else "",
         f"Texts of real models:\n\n```\n{parted}\n```\n" if parted else "",
@@ -56,7 +61,7 @@ def write_chaos(path: Path, results: Sequence[Result], arguments: Sequence[str])
         "\n".join(f"- `{name}`: {what}" for name, what in {r.scenario.name: r.scenario.what for r in results}.items())
         + "\n",
     ]
-    write_part(path, "chaos", "\n".join(part for part in parts if part))
+    write_part(path, part, "\n".join(part for part in parts if part))
 
 
 def provenance(command: str, more: str) -> str:
@@ -90,7 +95,10 @@ a gateway that is cut off from every machine that has the model waits until it i
 leaderless times are of machines that ran all the while, as is the agents' loop lag (the bucket of
 `covey_event_loop_lag_seconds` that the worst of them fell into); timer lag is how late the loaded machine woke the
 observer. Clients speak HTTP and gRPC at every gateway and are judged alike: over gRPC an error event is a status with
-the request's id. A real model may part from its undisturbed text at temperature 0 where two tokens are as good as
-equally likely: such a text is given to an engine to read, and each of its tokens must be one that the model would write
-there.
+the request's id.
+"""
+_MEANING_OF_REAL_TEXTS = """\
+As above, but two machines have a vLLM with the demo model and the others none. A real model may part from its
+undisturbed text at temperature 0 where two tokens are as good as equally likely: such a text is given to an engine to
+read, and each of its tokens must be one that the model would write there.
 """
