@@ -21,7 +21,7 @@ def machine(number: int, **load: object) -> object:
     return member(node(number), model_load(**load))
 
 
-AT_ONCE = SchedulerSettings(start_ahead_s=3600.0)
+AT_ONCE = SchedulerSettings(start_ahead_s=3600.0, crowd_ahead_s=3600.0)
 """Places alone decide who is busy, not the prompts before an ask."""
 
 
@@ -226,11 +226,11 @@ def test_an_ask_that_only_a_busy_machine_fits_blocks_nobody() -> None:
 
 
 def test_turns_go_by_class_then_user_then_wait() -> None:
-    leader = Leader([full(1, running_limit=4)])
+    leader = Leader([full(1, running_limit=4)], AT_ONCE)
     leader.ask(ask("batch", priority=2, user="a"))
     leader.ask(ask("normal", priority=1, user="a"))
     leader.ask(ask("urgent", priority=0, user="b"))
-    order = [a.request_id for a in leader.see(machine(1, running_requests=1))]
+    order = [a.request_id for a in leader.see(machine(1, running_requests=0))]
     assert order == ["urgent", "normal", "batch"]
 
 

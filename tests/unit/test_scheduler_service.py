@@ -160,10 +160,10 @@ def test_a_pending_change_counts_before_an_ask_is_decided(loop: FakeLoop) -> Non
 
 def test_a_deadline_is_kept_by_the_timer(loop: FakeLoop) -> None:
     service, mesh = leading(loop, full())
-    service.ask_received(GATEWAY, ask("r", deadline_s=0.5))
-    loop.advance(0.45)
+    service.ask_received(GATEWAY, ask("r", deadline_s=2.0))
+    loop.advance(1.0)
     assert len(mesh.sent) == 1
-    loop.advance(0.2)
+    loop.advance(1.2)
     assert mesh.sent[1][1].outcome is Outcome.NO_CANDIDATE
 
 

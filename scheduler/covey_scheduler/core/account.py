@@ -6,15 +6,17 @@ Turns all that into a question and the machines as they stand for it; the policy
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 
 from covey_mesh.core.asking import Ask
 from covey_mesh.core.facts import PoolView, Task
 from covey_mesh.core.names import NodeId
+from covey_scheduler.core.clean_ask import PRIORITY_LOWEST
 from covey_scheduler.core.expectation import AnswerLengths
 from covey_scheduler.core.filters import busy
+from covey_scheduler.core.holdings import Holdings
 from covey_scheduler.core.inflight import Inflight, RecentFailures, RequestKey, Reservation
 from covey_scheduler.core.machine import Candidate, Machine
 from covey_scheduler.core.machine_cache import MODELS_CACHED_MAX, MachineCache
@@ -22,6 +24,7 @@ from covey_scheduler.core.policies import Policy
 from covey_scheduler.core.policy import Ranking, rank
 from covey_scheduler.core.prediction import Question, prompt_s, uncached_tokens
 from covey_scheduler.core.prefix import PrefixIndex
+from covey_scheduler.core.room import Audience, Room, fair_share, room_of
 from covey_scheduler.core.settings import SchedulerSettings
 from covey_scheduler.core.standing import Standing, prompts_left_s
 from covey_scheduler.core.standings import Standings
@@ -34,7 +37,9 @@ class PoolAccount:
 
     def __init__(self, self_id: NodeId, settings: SchedulerSettings, policy: Policy) -> None:
         self.view = PoolView(self_id)
-        self.inflight = Inflight(settings)
+        self.holdings = Holdings()
+        self.inflight = Inflight(settings, self.holdings.ended)
+        self.audience = Audience(settings)
         self.failures = RecentFailures(settings.failure_memory_s)
         self.answers = AnswerLengths(settings)
         self._settings = settings
@@ -55,11 +60,19 @@ class PoolAccount:
     def clear(self) -> None:
         """Another leader has assigned meanwhile: what this machine remembers of assignments is worth nothing."""
         self.inflight.clear()
+        self.audience.clear()
         self.failures = RecentFailures(self._settings.failure_memory_s)
         self._prefixes.keep_only(())
         self._standings.clear()
 
-    def ranking(self, ask: Ask, now_s: float, turn: int = 0, ahead_s: Mapping[NodeId, float] | None = None) -> Ranking:
+    def ranking(
+        self,
+        ask: Ask,
+        now_s: float,
+        turn: int = 0,
+        ahead_s: Mapping[NodeId, float] | None = None,
+        room: Room | None = None,
+    ) -> Ranking:
         """`ahead_s`: seconds of prompts that asks before this one will bring to a machine."""
         standings = self._refreshed(ask.model, now_s)
         machines, rejected = standings.passing(ask)
@@ -67,16 +80,39 @@ class PoolAccount:
         cached = self._cached(ask, machines, standings)
         if ahead_s:
             machines = [_with_ahead(machine, ahead_s, now_s) for machine in machines]
-        return rank(question, machines, cached, rejected, self._policy, self._settings)
+        return rank(question, machines, cached, rejected, self._policy, self._settings, room)
 
-    def any_free(self, model: str, now_s: float) -> bool:
-        """False if no machine could start even the smallest ask: no queued one need be looked at."""
+    def room(self, ask: Ask, waiting: Collection[str], now_s: float) -> Room | None:
+        """How much of a machine the ask may take (None: all of it); `waiting` are the users that have asks queued."""
+        batch = ask.priority >= PRIORITY_LOWEST and self.audience.pressing(ask.model, now_s)
+        held = self.holdings.of(ask.model, ask.user) if ask.user else 0
+        if not held and not batch:
+            return None
+        places = self._refreshed(ask.model, now_s).places_total
+        users = self.holdings.users_with(ask.model, (ask.user, *waiting))
+        crowding = bool(ask.user) and held + 1 > fair_share(places, users)
+        room = room_of(crowding, batch, self.audience.others(ask.model, ask.user, now_s), self._settings)
+        return room._replace(batch=self.holdings.batch(ask.model)) if room is not None and batch else room
+
+    def free_at_s(self, model: str, now_s: float, room: Room | None = None) -> float | None:
+        """`now_s` if some machine could start even the smallest ask; with a `room`, later where one has only prompts to
+        compute first; None: nobody knows when. Else no queued ask need be looked at."""
         smallest = Ask(request_id="", attempt=0, model=model, prompt_tokens=0, max_output_tokens=1)
         machines, _ = self._refreshed(model, now_s).passing(smallest)
         if not self._policy.late_binding:
-            return bool(machines)
+            return now_s if machines else None
         question, settings = Question(smallest, 1, now_s), self._settings
-        return any(not busy(question, machine, settings) for machine in machines)
+        if any(not busy(question, machine, settings, room) for machine in machines):
+            return now_s
+        if room is None:
+            return None
+        later = [
+            machine.prompts_done_at_s - room.ahead_s
+            for machine in machines
+            if machine.prompts_done_at_s - room.ahead_s > now_s
+            and not busy(question._replace(now_s=machine.prompts_done_at_s), machine, settings, room)
+        ]
+        return min(later, default=None)
 
     def work_s(self, ask: Ask, now_s: float) -> float:
         """Seconds of the fastest machine for what of the prompt the best prefix cache does not hold."""
@@ -85,8 +121,8 @@ class PoolAccount:
         machine = standings.fastest
         return 0.0 if machine is None else prompt_s(ask, machine, blocks * self._settings.tokens_per_block)
 
-    def assign(self, key: RequestKey, ranking: Ranking, index: int) -> None:
-        """Remember an assignment to the machine at `index`."""
+    def assign(self, key: RequestKey, ranking: Ranking, index: int) -> int:
+        """Remember an assignment to the machine at `index`; the prompt tokens that it will have to compute."""
         question, chosen = ranking.question, ranking.machines[index]
         ask, machine = question.ask, chosen.candidate.machine
         prompt = uncached_tokens(ask, ranking.cached[index])
@@ -97,9 +133,12 @@ class PoolAccount:
             Reservation(key, ask.attempt, machine.node_id, ask.model, tokens, question.now_s, prompt, seconds),
             (report.incarnation, report.sequence),
         )
+        charge = self._settings.output_token_weight * question.output_tokens
+        self.holdings.began(key, ask.model, ask.user, machine.node_id, ask.priority >= PRIORITY_LOWEST, charge)
         total = chosen.load.kv_cache_tokens_total
         capacity = max(1, total // self._settings.tokens_per_block) if total else 0
         self._prefixes.add(machine.node_id, ask.model, machine.generation, ask.prefix_hashes, capacity)
+        return prompt
 
     def _refreshed(self, model: str, now_s: float) -> Standings:
         standings = self._standings.get(model)

@@ -18,6 +18,7 @@ DEADLINE_S_MIN = 0.001
 """A deadline that has passed is not "no deadline"."""
 
 USER_LENGTH_MAX = 128
+USER_AHEAD_TOKENS_MAX = 2**53
 
 
 def clean_ask(ask: Ask) -> Ask:
@@ -27,24 +28,28 @@ def clean_ask(ask: Ask) -> Ask:
     return replace(
         ask,
         prompt_tokens=clamp_int(ask.prompt_tokens, TOKENS_MAX),
+        longest_prompt_tokens=clamp_int(ask.longest_prompt_tokens, TOKENS_MAX),
         max_output_tokens=clamp_int(ask.max_output_tokens, TOKENS_MAX),
         prefix_hashes=ask.prefix_hashes[:BLOCKS_MAX],
         user=ask.user[:USER_LENGTH_MAX],
         priority=clamp_int(ask.priority, PRIORITY_LOWEST),
         deadline_s=clean_deadline_s(ask.deadline_s),
         waited_s=clamp(ask.waited_s, 0.0, WAITED_S_MAX),
+        user_ahead_tokens=clamp_int(ask.user_ahead_tokens, USER_AHEAD_TOKENS_MAX),
     )
 
 
 def _is_clean(ask: Ask) -> bool:
     return (
         0 <= ask.prompt_tokens <= TOKENS_MAX
+        and 0 <= ask.longest_prompt_tokens <= TOKENS_MAX
         and 0 <= ask.max_output_tokens <= TOKENS_MAX
         and len(ask.prefix_hashes) <= BLOCKS_MAX
         and len(ask.user) <= USER_LENGTH_MAX
         and 0 <= ask.priority <= PRIORITY_LOWEST
         and (ask.deadline_s == 0 or DEADLINE_S_MIN <= ask.deadline_s <= DEADLINE_S_MAX)
         and 0.0 <= ask.waited_s <= WAITED_S_MAX
+        and 0 <= ask.user_ahead_tokens <= USER_AHEAD_TOKENS_MAX
     )
 
 

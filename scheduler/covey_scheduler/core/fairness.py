@@ -1,19 +1,30 @@
 """Token fairness between users: virtual token counters (Sheng et al., "Fairness in Serving Large Language Models",
 OSDI 2024). The user with the lowest counter goes first; service raises the counter; who comes back after a pause is
 lifted to the others, so that idling earns no credit.
+
+A request is charged for its expected answer when it starts, so that users take turns at once. Who joins is lifted to
+what the others have certainly been given: an expected answer may turn out short, and must not put the newcomer behind.
+
+Only differences between users matter. How far one is ahead of the one served least outlives a leader: it travels with
+each assignment to the user's gateway, and from there to the next leader.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+
+AHEAD_TOKENS_MAX = 1_000_000.0
+"""No more is believed of what a gateway says of an earlier leader's count: ten long contexts."""
 
 
 class VirtualCounters:
     """One counter a user, bounded: the user unseen for longest is forgotten, and would be lifted on return anyway."""
 
-    def __init__(self, users_max: int) -> None:
+    def __init__(self, users_max: int, uncertain: Callable[[str], float] = lambda user: 0.0) -> None:
+        """`uncertain`: how much of a user's charge is for answers that have not ended."""
         self._users_max = users_max
+        self._uncertain = uncertain
         self._counters: OrderedDict[str, float] = OrderedDict()
         self._floor = 0.0
 
@@ -23,16 +34,30 @@ class VirtualCounters:
     def of(self, user: str) -> float:
         return self._counters.get(user, self._floor)
 
-    def join(self, user: str, waiting: Collection[str]) -> None:
-        """`user` had no request waiting and now has one; `waiting` are the other users that have."""
-        lowest = min((self.of(other) for other in waiting), default=self._floor)
-        self._set(user, max(self._counters.get(user, 0.0), lowest))
+    def ahead(self, user: str, waiting: Collection[str]) -> float:
+        """Weighted tokens by which `user` was served more than whoever of `waiting` was served least; at least 0."""
+        return max(0.0, self._certain(user) - self._lowest(waiting))
+
+    def join(self, user: str, waiting: Collection[str], ahead: float = 0.0) -> None:
+        """`user` had no request waiting and now has one; `waiting` are the other users that have. `ahead`: what an
+        earlier leader had counted, which matters only where this one has counted nothing."""
+        lowest = self._lowest(waiting)
+        known = self._counters.get(user)
+        if known is None:
+            known = lowest + min(max(ahead, 0.0), AHEAD_TOKENS_MAX)
+        self._set(user, max(known, lowest))
 
     def charge(self, user: str, tokens: float, last_waiting: bool) -> None:
         """`tokens` weighted; negative to correct. `last_waiting`: with this the queue became empty."""
         self._set(user, max(0.0, self.of(user) + tokens))
         if last_waiting:
-            self._floor = self._counters[user]
+            self._floor = max(self._floor, self._certain(user))
+
+    def _certain(self, user: str) -> float:
+        return self.of(user) - self._uncertain(user)
+
+    def _lowest(self, waiting: Collection[str]) -> float:
+        return max(0.0, min((self._certain(other) for other in waiting), default=self._floor))
 
     def _set(self, user: str, value: float) -> None:
         self._counters[user] = value

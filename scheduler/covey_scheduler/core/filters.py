@@ -14,6 +14,7 @@ from covey_mesh.core.asking import Ask
 from covey_mesh.core.facts import EngineState, ModelLoad
 from covey_scheduler.core.machine import DETAIL_LENGTH_MAX, Candidate
 from covey_scheduler.core.prediction import Question
+from covey_scheduler.core.room import Room
 from covey_scheduler.core.settings import SchedulerSettings
 from covey_scheduler.core.standing import Standing
 
@@ -34,7 +35,7 @@ def model_offered(ask: Ask, candidate: Candidate) -> str:
 def context_fits(ask: Ask, candidate: Candidate) -> str:
     """Shorter contexts are passed over while a longer one exists in the pool."""
     context = _load(candidate).max_context_tokens
-    need = ask.prompt_tokens
+    need = ask.context_tokens
     if not context or need <= context:
         return ""
     if context >= candidate.largest_context_tokens and need <= context * ESTIMATE_SLACK:
@@ -45,7 +46,7 @@ def context_fits(ask: Ask, candidate: Candidate) -> str:
 def kv_cache_can_hold(ask: Ask, candidate: Candidate) -> str:
     """The whole cache, not what is free now: who could never hold the prompt is no candidate."""
     total = _load(candidate).kv_cache_tokens_total
-    need = ask.prompt_tokens
+    need = ask.context_tokens
     if not total or need <= total * ESTIMATE_SLACK:
         return ""
     return f"prompt of about {need} tokens can never fit its KV cache of {total}"
@@ -125,23 +126,42 @@ def retry_after_ms(rejections: Iterable[Rejection]) -> int:
     return min((r.failed.retry_after_ms for r in rejections if r.failed.retry_after_ms), default=0)
 
 
-def busy(question: Question, machine: Standing, settings: SchedulerSettings) -> str:
+def busy(question: Question, machine: Standing, settings: SchedulerSettings, room: Room | None = None) -> str:
     """Why the machine would only queue the ask; "" if it can start at once: the rule of the node's own admission, and
-    no more prompt work before it than `start_ahead_s`."""
+    no more prompt work before it than `start_ahead_s`. `room`: what the ask may take, None: all there is."""
     load, running = machine.load, machine.running
     if load.running_limit and running >= load.running_limit:
         return f"busy: {running} of {load.running_limit} running"
     if load.waiting_requests:
         return f"busy: {load.waiting_requests} waiting"
+    kept = _kept(machine, room) if room is not None else ""
+    if kept:
+        return kept
     ahead_s = machine.prompts_done_at_s - question.now_s
-    if ahead_s > settings.start_ahead_s:
+    if ahead_s > (settings.start_ahead_s if room is None else room.ahead_s):
         return f"busy: {ahead_s:.2f} s of prompts before it"
     if not running or not load.kv_cache_tokens_total:
         # An idle machine is never busy, whatever it says of its cache: else a wrong count would starve it.
         return ""
     free = load.kv_cache_tokens_total - machine.kv_tokens_held
+    if room is not None:
+        free -= int(load.kv_cache_tokens_total * room.kept)
     need = min(question.ask.prompt_tokens + question.output_tokens, load.kv_cache_tokens_total)
     return f"busy: {max(free, 0)} KV-cache tokens free, {need} needed" if free < need else ""
+
+
+def _kept(machine: Standing, room: Room) -> str:
+    """The places that this ask must leave to others."""
+    limit, running = machine.load.running_limit, machine.running
+    if not limit:
+        return ""
+    places = room.places(limit)
+    if running >= places:
+        return f"busy: {running} of {limit} running, {limit - places} kept for other users"
+    batch = room.batch.get(machine.candidate.machine.node_id, 0)
+    if batch >= room.batch_places(limit):
+        return f"busy: {batch} of {limit} places with batch work, the most beside other work"
+    return ""
 
 
 def _load(candidate: Candidate) -> ModelLoad:

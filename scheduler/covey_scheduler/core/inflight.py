@@ -7,6 +7,7 @@ before them; without the second, a machine that fails fast would look idle and a
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -75,10 +76,12 @@ class _Place:
 
 
 class Inflight:
-    """Reservations end with the attempt's report, with their machine, or, if no load report shows them, in time."""
+    """Reservations end with the attempt's report, with their machine, or, if no load report shows them, in time.
+    `ended` is called for each that does."""
 
-    def __init__(self, settings: SchedulerSettings) -> None:
+    def __init__(self, settings: SchedulerSettings, ended: Callable[[RequestKey], None] = lambda key: None) -> None:
         self._settings = settings
+        self._ended = ended
         self._by_key: OrderedDict[RequestKey, Reservation] = OrderedDict()
         self._places: dict[NodeId, dict[str, _Place]] = {}
         self._unreported: OrderedDict[RequestKey, Reservation] = OrderedDict()
@@ -112,6 +115,7 @@ class Inflight:
         reservation = self._by_key.pop(key, None)
         if reservation is None:
             return
+        self._ended(key)
         place = self._places[reservation.node_id][reservation.model]
         if self._unreported.pop(key, None) is not None:
             del place.unreported[key]
@@ -202,6 +206,7 @@ class Inflight:
         """The machine has no request any more: a gateway's report of their end was lost, or is on its way."""
         for key in place.reported:
             del self._by_key[key]
+            self._ended(key)
         place.reported.clear()
 
     def _correct_prompts(self, place: _Place, load: ModelLoad, now_s: float) -> None:
@@ -226,6 +231,7 @@ class Inflight:
         for key in (*place.unreported, *place.reported):
             del self._by_key[key]
             self._unreported.pop(key, None)
+            self._ended(key)
         self._changed(node_id, model)
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from covey_mesh.core.asking import Ask, Decision, Outcome
+from covey_mesh.core.asking import TURNED_AWAY_DEADLINE, Ask, Decision, Outcome
 from covey_mesh.core.facts import PoolView
 from covey_mesh.core.names import NodeId
 from covey_scheduler.core.clean_ask import clean_ask
+from covey_scheduler.core.deadlines import hopeless
 from covey_scheduler.core.decisions import verdicts
 from covey_scheduler.core.expectation import expected_output_tokens
 from covey_scheduler.core.filters import Rejection, rejection_of
@@ -45,6 +46,8 @@ def choose_alone(
     largest = largest_context_tokens(machines)
     candidates = [_candidate(machine, ask, own_in_flight, largest, settings) for machine in machines]
     ranking = _ranking(ask, candidates, settings)
+    if ask.deadline_s and _never_in_time(ask, ranking):
+        return None, _record(ask, view, ranking, None, settings, TURNED_AWAY_DEADLINE)
     chosen = _pick(ranking, random_unit) if ranking.machines else None
     return chosen, _record(ask, view, ranking, chosen, settings)
 
@@ -75,6 +78,12 @@ def _ranking(ask: Ask, candidates: Sequence[Candidate], settings: SchedulerSetti
     rejected: list[Rejection] = [rejection for rejection in rejections if rejection is not None]
     output = expected_output_tokens(ask, passed[0].load.task, settings) if passed else 0
     return rank(Question(ask, output, 0.0), passed, [0] * len(passed), rejected, PREDICTED, settings)
+
+
+def _never_in_time(ask: Ask, ranking: Ranking) -> bool:
+    """Not even on an idle machine: how busy they are, an old view does not know."""
+    late = hopeless(ranking, ask.deadline_s)
+    return late is not None and not late.retry_after_ms
 
 
 def _pick(ranking: Ranking, random_unit: Callable[[], float]) -> NodeId | None:
@@ -109,7 +118,14 @@ def weighted_index(weights: Sequence[float], unit: float) -> int:
     return last
 
 
-def _record(ask: Ask, view: PoolView, ranking: Ranking, chosen: NodeId | None, settings: SchedulerSettings) -> Decision:
+def _record(
+    ask: Ask,
+    view: PoolView,
+    ranking: Ranking,
+    chosen: NodeId | None,
+    settings: SchedulerSettings,
+    turned_away: str = "",
+) -> Decision:
     return Decision(
         request_id=ask.request_id,
         attempt=ask.attempt,
@@ -123,5 +139,8 @@ def _record(ask: Ask, view: PoolView, ranking: Ranking, chosen: NodeId | None, s
         view_version=view.version,
         chosen=chosen,
         queued_for_s=ask.waited_s,
-        candidates=verdicts(ranking, settings.candidates_recorded_max),
+        candidates=verdicts(
+            ranking, settings.candidates_recorded_max, "its deadline comes first" if turned_away else ""
+        ),
+        turned_away=turned_away,
     )

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from covey_scheduler.core.filters import Rejection, busy
 from covey_scheduler.core.policies import Policy
 from covey_scheduler.core.prediction import Question
+from covey_scheduler.core.room import Room
 from covey_scheduler.core.settings import SchedulerSettings
 from covey_scheduler.core.standing import Standing
 
 
 @dataclass(slots=True)
 class Ranking:
-    """`machines` passed every filter; `cached` and `costs` belong to them one by one. Nothing in it changes later."""
+    """`machines` passed every filter; `cached` and `costs` belong to them one by one. `room`: what of a machine
+    the ask may take, None: all. Nothing in it changes later."""
 
     question: Question
     policy: Policy
@@ -26,6 +28,7 @@ class Ranking:
     cached: Sequence[int]
     costs: Sequence[float]
     rejected: Sequence[Rejection]
+    room: Room | None = None
 
     @property
     def may_recover(self) -> bool:
@@ -36,7 +39,7 @@ class Ranking:
         """Why that machine would only queue the ask; "" if it could start it soon, or the policy does not care."""
         if not self.policy.late_binding:
             return ""
-        return busy(self.question, self.machines[index], self.settings)
+        return busy(self.question, self.machines[index], self.settings, self.room)
 
     def best(self) -> int:
         """The index of the machine that the policy prefers, busy or not."""
@@ -55,10 +58,11 @@ def rank(
     rejected: Sequence[Rejection],
     policy: Policy,
     settings: SchedulerSettings,
+    room: Room | None = None,
 ) -> Ranking:
     """The same input always gives the same ranking."""
     costs = policy.costs(question, machines, cached, settings) if machines else []
-    return Ranking(question, policy, settings, machines, cached, costs, rejected)
+    return Ranking(question, policy, settings, machines, cached, costs, rejected, room)
 
 
 def machine_to_start(ranking: Ranking, waited_s: float) -> int | None:

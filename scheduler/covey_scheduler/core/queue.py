@@ -1,14 +1,17 @@
 """The leader's late-binding queue: asks that no machine can start now, by model.
 
-Order: priority class (raised by waiting), then the user with the lowest virtual counter, then what is due first:
-arrival + `overtaking` x seconds of its own prompt, so that short asks overtake long ones by that much and no more.
+Order: priority class (raised by waiting), then the user with the lowest virtual counter (of equals, who holds fewer
+places), then what is due first: arrival + `overtaking` x seconds of its own prompt, so that short asks overtake long
+ones by that much and no more, and what has a deadline overtakes what has none, by `deadline_horizon_s` at most (the
+earliest deadline first, within one user).
 It is an index of what gateways hold, rebuilt by their asks after a change of leader: `waited_s` keeps the place.
 """
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from covey_mesh.core.asking import Ask
@@ -54,9 +57,13 @@ def _arrival(entry: Entry) -> tuple[float, int]:
 class ModelQueue:
     """The asks that wait for one model. Within a lane (user, class) by what is due first."""
 
-    def __init__(self, settings: SchedulerSettings, counters: VirtualCounters) -> None:
+    def __init__(
+        self, settings: SchedulerSettings, counters: VirtualCounters, held: Callable[[str], int] = lambda user: 0
+    ) -> None:
+        """`held`: places that a user holds now."""
         self._settings = settings
         self._counters = counters
+        self._held = held
         self._lanes: dict[tuple[str, int], list[Entry]] = {}
         self._users: Counter[str] = Counter()
         self._entries: OrderedDict[RequestKey, Entry] = OrderedDict()
@@ -70,11 +77,13 @@ class ModelQueue:
     def entries(self) -> list[Entry]:
         return list(self._entries.values())
 
-    def add(self, entry: Entry) -> Entry | None:
-        """The ask that found no room: None, or the newest of the user who holds most, which may be this one."""
+    def add(self, entry: Entry, collecting: bool = False) -> Entry | None:
+        """The ask that found no room: None, or the newest of the user who holds most, which may be this one.
+
+        While a new leader collects, users stand as its predecessor left them, in whatever order they are heard."""
         user = entry.ask.user
-        if not self._users[user]:
-            self._counters.join(user, [other for other, count in self._users.items() if count])
+        if user not in self._users:
+            self._counters.join(user, () if collecting else self._users, entry.ask.user_ahead_tokens)
         self._insert(entry)
         if len(self._entries) <= self._settings.queue_length_max:
             return None
@@ -83,15 +92,34 @@ class ModelQueue:
         self.remove(newest.key)
         return newest
 
-    def first(self, now_s: float, passed_over: set[RequestKey]) -> Entry | None:
-        """The ask whose turn it is, leaving out those already looked at."""
-        best: tuple[tuple[int, float, float, int], Entry] | None = None
+    def users(self) -> Collection[str]:
+        """Who has asks here."""
+        return self._users.keys()
+
+    def ahead_of(self, entry: Entry) -> int:
+        """About how many asks are started before this one: its user's own, and as many of each other user, of its class
+        or a better one."""
+        before = Counter[str]()
         for (user, priority), lane in self._lanes.items():
+            if priority <= entry.ask.priority:
+                own = (user, priority) == entry.lane
+                before[user] += bisect_left(lane, _place(entry), key=_place) if own else len(lane)
+        mine = before[entry.ask.user]
+        return sum(min(count, mine + 1) for user, count in before.items() if user != entry.ask.user) + mine
+
+    def first(
+        self, now_s: float, passed_over: set[RequestKey], passed_lanes: Collection[tuple[str, int]] = ()
+    ) -> Entry | None:
+        """The ask whose turn it is, leaving out those already looked at."""
+        best: tuple[tuple[int, float, int, float, int], Entry] | None = None
+        for (user, priority), lane in self._lanes.items():
+            if (user, priority) in passed_lanes:
+                continue
             entry = next((e for e in lane if e.key not in passed_over), None)
             if entry is None:
                 continue
             rank = effective_class(priority, now_s - entry.since_s, self._settings.ageing_s)
-            order = (rank, self._counters.of(user), entry.due_s, entry.number)
+            order = (rank, self._counters.of(user), self._held(user), entry.due_s, entry.number)
             if best is None or order < best[0]:
                 best = (order, entry)
         return None if best is None else best[1]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection
+from functools import partial
 
 from covey_mesh.core.asking import Ask
 from covey_mesh.core.names import NodeId
 from covey_scheduler.core.fairness import VirtualCounters
+from covey_scheduler.core.holdings import Holdings
 from covey_scheduler.core.inflight import RequestKey
 from covey_scheduler.core.queue import Entry, ModelQueue
 from covey_scheduler.core.settings import SchedulerSettings
@@ -15,8 +18,10 @@ from covey_scheduler.core.settings import SchedulerSettings
 class Queues:
     """Empty queues are dropped, so the number of queues never exceeds the number of asks."""
 
-    def __init__(self, settings: SchedulerSettings) -> None:
+    def __init__(self, settings: SchedulerSettings, holdings: Holdings | None = None) -> None:
+        """`holdings`: who holds how many places now."""
         self._settings = settings
+        self._holdings = Holdings() if holdings is None else holdings
         self._queues: dict[str, ModelQueue] = {}
         self._models: dict[RequestKey, str] = {}
         self._counters: OrderedDict[str, VirtualCounters] = OrderedDict()
@@ -38,7 +43,9 @@ class Queues:
     def counters(self, model: str) -> VirtualCounters:
         counters = self._counters.get(model)
         if counters is None:
-            counters = self._counters[model] = VirtualCounters(self._settings.users_max)
+            counters = self._counters[model] = VirtualCounters(
+                self._settings.users_max, partial(self._holdings.answers_charged, model)
+            )
         self._counters.move_to_end(model)
         while len(self._counters) > self._settings.models_max:
             self._counters.popitem(last=False)
@@ -48,22 +55,25 @@ class Queues:
         queue = self._queues.get(self._models.get(key, ""))
         return None if queue is None else queue.get(key)
 
-    def add(self, gateway: NodeId, ask: Ask, now_s: float, work_s: float = 0.0) -> tuple[Entry, Entry | None]:
+    def add(
+        self, gateway: NodeId, ask: Ask, now_s: float, work_s: float = 0.0, collecting: bool = False
+    ) -> tuple[Entry, Entry | None]:
         """The new entry, and the one that found no room (None; an older ask; or the new one itself).
 
-        `work_s`: seconds of its prompt on a fast machine.
+        `work_s`: seconds of its prompt on a fast machine. `collecting`: a new leader listens, nobody is served yet.
         """
         self._number += 1
         limit_s = ask.deadline_s or self._settings.queue_wait_s_max
         since_s = now_s - ask.waited_s
-        due_s = since_s + self._settings.overtaking * work_s
+        due_s = since_s + self._settings.overtaking * work_s + self._horizon_s(ask)
         entry = Entry((gateway, ask.request_id), ask, since_s, now_s + limit_s, self._number, due_s)
         if len(self._models) >= self._settings.queues_length_max:
             return entry, entry
         if ask.model not in self._queues:
-            self._queues[ask.model] = ModelQueue(self._settings, self.counters(ask.model))
+            held = partial(self._holdings.of, ask.model)
+            self._queues[ask.model] = ModelQueue(self._settings, self.counters(ask.model), held)
         self._models[entry.key] = ask.model
-        evicted = self._queues[ask.model].add(entry)
+        evicted = self._queues[ask.model].add(entry, collecting)
         if evicted is not None:
             del self._models[evicted.key]
         return entry, evicted
@@ -71,9 +81,13 @@ class Queues:
     def pass_through(self, gateway: NodeId, ask: Ask, now_s: float) -> Entry:
         """The entry of an ask that finds nobody waiting and starts at once; it is not kept."""
         self._number += 1
-        self.counters(ask.model).join(ask.user, ())
+        self.counters(ask.model).join(ask.user, (), ask.user_ahead_tokens)
         since_s = now_s - ask.waited_s
         return Entry((gateway, ask.request_id), ask, since_s, now_s, self._number, since_s)
+
+    def _horizon_s(self, ask: Ask) -> float:
+        horizon_s = self._settings.deadline_horizon_s
+        return min(horizon_s, ask.deadline_s / 2) if ask.deadline_s else horizon_s
 
     def remove(self, key: RequestKey) -> Entry | None:
         model = self._models.pop(key, None)
@@ -88,6 +102,16 @@ class Queues:
     def remove_gateway(self, gateway: NodeId) -> None:
         for key in [key for key in self._models if key[0] == gateway]:
             self.remove(key)
+
+    def ahead(self, model: str, user: str) -> float:
+        """How far `user` is ahead of the user served least among those who wait."""
+        queue = self._queues.get(model)
+        return self.counters(model).ahead(user, () if queue is None else queue.users())
+
+    def users(self, model: str) -> Collection[str]:
+        """Who has asks waiting for this model."""
+        queue = self._queues.get(model)
+        return () if queue is None else queue.users()
 
     def charge(self, model: str, user: str, tokens: float) -> None:
         """Service given to `user`; negative to correct an earlier charge."""

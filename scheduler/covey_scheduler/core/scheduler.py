@@ -4,7 +4,8 @@
     at `wake_at_s` at the latest.
 
 Every ask enters the queue and leaves it at once if a machine is free: one path, so nobody overtakes. Not here: which
-machine is best (policy.py), whose turn it is (queue.py), what is known of the pool (account.py).
+machine is best (policy.py), whose turn it is (queue.py), how much of a machine it may take (room.py), which deadlines
+cannot be kept (deadlines.py), what is known of the pool (account.py).
 """
 
 from __future__ import annotations
@@ -12,13 +13,24 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from covey_mesh.core.asking import Answer, Ask, AttemptReport, Decision, Outcome
+from covey_mesh.core.asking import (
+    TURNED_AWAY_DEADLINE,
+    TURNED_AWAY_EXPIRED,
+    TURNED_AWAY_QUEUE_FULL,
+    Answer,
+    Ask,
+    AttemptReport,
+    Decision,
+    Outcome,
+)
 from covey_mesh.core.ballot import NO_BALLOT, Ballot
 from covey_mesh.core.facts import PoolView
 from covey_mesh.core.names import NodeId
 from covey_scheduler.core import events
 from covey_scheduler.core.account import PoolAccount
+from covey_scheduler.core.charges import NOTHING, Charge, expected_charge, true_charge
 from covey_scheduler.core.clean_ask import clean_ask
+from covey_scheduler.core.deadlines import Hopeless, hopeless, line_s
 from covey_scheduler.core.decisions import Verdicts
 from covey_scheduler.core.events import Effect, Event, Reply
 from covey_scheduler.core.filters import retry_after_ms
@@ -26,13 +38,16 @@ from covey_scheduler.core.inflight import RequestKey
 from covey_scheduler.core.pickers import Rotation
 from covey_scheduler.core.policies import policy_named
 from covey_scheduler.core.policy import Ranking, machine_to_start
-from covey_scheduler.core.prediction import prompt_s, uncached_tokens
+from covey_scheduler.core.prediction import prompt_s
 from covey_scheduler.core.queue import Entry
 from covey_scheduler.core.queues import Queues
+from covey_scheduler.core.room import Room
 from covey_scheduler.core.settings import SchedulerSettings
 
 QUEUE_FULL_RETRY_MS = 1000
 EXPIRED_RETRY_MS = 1000
+LOOK_AGAIN_S_MIN = 0.005
+"""A queue that waits for a machine's prompts is looked at again after this time at the earliest."""
 
 
 @dataclass(slots=True)
@@ -43,7 +58,7 @@ class _Known:
     model: str
     user: str
     answer: Answer | None = None
-    output_tokens_charged: int = 0
+    charged: Charge = NOTHING
 
 
 class Scheduler:
@@ -57,10 +72,12 @@ class Scheduler:
         self._collecting_until_s: float | None = None
         self._unheard: dict[NodeId, tuple[int, int]] = {}
         self._pool = PoolAccount(self_id, self._settings, self._policy)
-        self._queues = Queues(self._settings)
+        self._queues = Queues(self._settings, self._pool.holdings)
         self._known: OrderedDict[RequestKey, _Known] = OrderedDict()
         self._rotation = Rotation()
         self._wake_at_s: float | None = None
+        self._recheck_at_s: float | None = None
+        self._look_at_s: dict[str, float] = {}
 
     @property
     def leading(self) -> bool:
@@ -89,6 +106,11 @@ class Scheduler:
     def _take(self, now_s: float, event: Event) -> list[Effect]:
         self._pool.inflight.expire(now_s)
         match event:
+            # What comes with every request first.
+            case events.AskReceived(gateway, ask):
+                return self._ask(now_s, gateway, clean_ask(ask)) if self.leading else []
+            case events.Reported(gateway, report):
+                return self._reported(now_s, gateway, report) if self.leading else []
             case events.ViewChanged(view):
                 return self._view_changed(now_s, view)
             case events.BecameLeader(ballot):
@@ -99,10 +121,6 @@ class Scheduler:
                 self._queues.remove_gateway(gateway)
                 self._pool.inflight.release_gateway(gateway)
                 return self._drain_all(now_s)
-            case events.AskReceived(gateway, ask):
-                return self._ask(now_s, gateway, clean_ask(ask)) if self.leading else []
-            case events.Reported(gateway, report):
-                return self._reported(now_s, gateway, report) if self.leading else []
             case events.Tick():
                 return self._tick(now_s)
         return []
@@ -130,6 +148,7 @@ class Scheduler:
         self._collecting_until_s = None
         self._unheard.clear()
         self._queues.clear()
+        self._look_at_s.clear()
         self._known.clear()
         self._pool.clear()
 
@@ -155,6 +174,10 @@ class Scheduler:
         return self._drain_all(now_s)
 
     def _tick(self, now_s: float) -> list[Effect]:
+        """Between two rechecks only those are looked at who wait for a machine's prompts."""
+        if self._recheck_at_s is not None and now_s < self._recheck_at_s and not self.collecting:
+            due = [model for model, at_s in self._look_at_s.items() if at_s <= now_s]
+            return [effect for model in due for effect in self._drain(now_s, model)]
         effects: list[Effect] = []
         for model in self._queues.models():
             effects += self._expire(now_s, model)
@@ -169,6 +192,7 @@ class Scheduler:
         known = self._known.get(key)
         if known is not None and ask.attempt < known.attempt:
             return []
+        self._pool.audience.heard(ask.model, ask.user, ask.priority, now_s)
         if known is not None and ask.attempt == known.attempt:
             queued, given = self._queues.get(key), known.answer
             if queued is not None:
@@ -182,7 +206,7 @@ class Scheduler:
             alone = self._started_alone(now_s, gateway, ask)
             if alone is not None:
                 return [alone]
-        entry, evicted = self._queues.add(gateway, ask, now_s, self._work_s(now_s, ask))
+        entry, evicted = self._queues.add(gateway, ask, now_s, self._work_s(now_s, ask), self.collecting)
         effects = [] if evicted is None else [self._no_room(now_s, evicted)]
         effects += self._drain(now_s, ask.model)
         if self._queues.get(key) is entry:
@@ -190,8 +214,11 @@ class Scheduler:
         return effects
 
     def _started_alone(self, now_s: float, gateway: NodeId, ask: Ask) -> Effect | None:
-        """Nobody waits for this model, so there is no line to stand in: what the queue would do, at less cost."""
-        ranking = self._rank(now_s, ask)
+        """Nobody waits for this model, so there is no line to stand in: what the queue would do, at less cost. Whether
+        a deadline can be kept is asked on the other way."""
+        if ask.deadline_s:
+            return None
+        ranking = self._rank(now_s, ask, None, self._room(now_s, ask))
         index = machine_to_start(ranking, ask.waited_s)
         if index is None:
             return None
@@ -211,16 +238,17 @@ class Scheduler:
         return self._drain(now_s, known.model)
 
     def _settle_account(self, now_s: float, known: _Known, node_id: NodeId, report: AttemptReport) -> None:
-        """Correct the charge to what was really produced, once; count failures of the machine."""
-        produced = min(max(report.output_tokens, 0), 1_000_000)
-        difference = (produced - known.output_tokens_charged) * self._settings.output_token_weight
-        known.output_tokens_charged = produced
-        self._queues.charge(known.model, known.user, difference)
+        """Correct the charge to what was really done, once; count failures of the machine, not its refusals."""
+        true = true_charge(known.charged, report, self._settings)
+        self._queues.charge(known.model, known.user, true.total - known.charged.total)
+        known.charged = true
+        if report.refused:
+            return
         if report.failed:
             self._pool.failures.failed(node_id, known.model, now_s)
         elif not report.withdrawn:
             self._pool.failures.succeeded(node_id, known.model)
-            self._pool.answers.ended(known.model, known.user, produced)
+            self._pool.answers.ended(known.model, known.user, min(max(report.output_tokens, 0), 1_000_000))
 
     # --- late binding -----------------------------------------------------------------------------------------
 
@@ -239,13 +267,25 @@ class Scheduler:
             return []
         effects: list[Effect] = []
         passed_over: set[RequestKey] = set()
+        passed_lanes: set[tuple[str, int]] = set()
         ahead_s: dict[NodeId, float] = {}
+        self._look_at_s.pop(model, None)
         while len(passed_over) < self._settings.drain_scan_max:
-            entry = queue.first(now_s, passed_over)
-            # A single ask is ranked at once; a line is not looked at while nobody could take any of it.
-            if entry is None or (len(queue) > 1 and not self._pool.any_free(model, now_s)):
+            entry = queue.first(now_s, passed_over, passed_lanes)
+            if entry is None:
                 break
-            ranking = self._rank(now_s, entry.ask, ahead_s)
+            room = self._room(now_s, entry.ask)
+            # A single ask is ranked at once; a line is not looked at while nobody could take any of it.
+            if (len(queue) > 1 or room is not None) and not self._any_free(now_s, model, room):
+                if room is None:
+                    break
+                passed_lanes.add(entry.lane)
+                continue
+            ranking = self._rank(now_s, entry.ask, ahead_s, room)
+            late = self._late(now_s, entry, ranking)
+            if late is not None:
+                effects.append(self._cannot_keep(now_s, entry, ranking, late))
+                continue
             index = machine_to_start(ranking, now_s - entry.since_s)
             if index is not None:
                 effects.append(self._assign(now_s, entry, ranking, index))
@@ -254,6 +294,26 @@ class Scheduler:
             _wait_for_best(ranking, ahead_s)
         return effects
 
+    def _room(self, now_s: float, ask: Ask) -> Room | None:
+        return self._pool.room(ask, self._queues.users(ask.model), now_s)
+
+    def _any_free(self, now_s: float, model: str, room: Room | None) -> bool:
+        """If not, and it is known when one will be, the queue is looked at then."""
+        at_s = self._pool.free_at_s(model, now_s, room)
+        if at_s is not None and at_s > now_s:
+            at_s = max(at_s, now_s + LOOK_AGAIN_S_MIN)
+            self._look_at_s[model] = min(self._look_at_s.get(model, at_s), at_s)
+            return False
+        return at_s is not None
+
+    def _late(self, now_s: float, entry: Entry, ranking: Ranking) -> Hopeless | None:
+        """An ask whose deadline no machine can keep."""
+        if not entry.ask.deadline_s or not ranking.machines:
+            return None
+        queue = self._queues.queue(entry.ask.model)
+        position = queue.ahead_of(entry) if queue is not None else 0
+        return hopeless(ranking, entry.expires_at_s - now_s, line_s(ranking, position))
+
     def _sweep(self, now_s: float, model: str) -> list[Effect]:
         """Answer queued asks that no machine can serve any more, a few at a time."""
         queue = self._queues.queue(model)
@@ -261,8 +321,11 @@ class Scheduler:
         effects: list[Effect] = []
         for entry in queue.next_to_check(self._settings.drain_scan_max):
             ranking = self._rank(now_s, entry.ask)
+            late = self._late(now_s, entry, ranking)
             if self._hopeless(now_s, entry, ranking):
                 effects.append(self._give_up(now_s, entry, ranking))
+            elif late is not None:
+                effects.append(self._cannot_keep(now_s, entry, ranking, late))
         return effects
 
     def _expire(self, now_s: float, model: str) -> list[Effect]:
@@ -274,8 +337,10 @@ class Scheduler:
         """Only where the order of turns asks for it."""
         return self._pool.work_s(ask, now_s) if self._settings.overtaking else 0.0
 
-    def _rank(self, now_s: float, ask: Ask, ahead_s: dict[NodeId, float] | None = None) -> Ranking:
-        return self._pool.ranking(ask, now_s, self._rotation.count, ahead_s)
+    def _rank(
+        self, now_s: float, ask: Ask, ahead_s: dict[NodeId, float] | None = None, room: Room | None = None
+    ) -> Ranking:
+        return self._pool.ranking(ask, now_s, self._rotation.count, ahead_s, room)
 
     def _hopeless(self, now_s: float, entry: Entry, ranking: Ranking) -> bool:
         """No machine passes, and none that may be back in a moment is still worth the wait."""
@@ -287,22 +352,26 @@ class Scheduler:
 
     def _first_word(self, now_s: float, entry: Entry) -> Effect:
         """An ask that could not be assigned at once."""
-        ranking = self._rank(now_s, entry.ask)
+        ranking = self._rank(now_s, entry.ask, room=self._room(now_s, entry.ask))
         if not self.collecting and self._hopeless(now_s, entry, ranking):
             return self._give_up(now_s, entry, ranking)
+        late = None if self.collecting else self._late(now_s, entry, ranking)
+        if late is not None:
+            return self._cannot_keep(now_s, entry, ranking, late)
         return self._queued(now_s, entry, ranking)
 
     def _assign(self, now_s: float, entry: Entry, ranking: Ranking, best: int) -> Effect:
-        ask, output_tokens = entry.ask, ranking.question.output_tokens
+        ask = entry.ask
         chosen = self._rotation.pick(ranking, best)
         self._queues.remove(entry.key)
-        self._pool.assign(entry.key, ranking, chosen)
-        prompt_tokens = uncached_tokens(ask, ranking.cached[chosen])
-        self._queues.charge(ask.model, ask.user, prompt_tokens + self._settings.output_token_weight * output_tokens)
+        uncached = self._pool.assign(entry.key, ranking, chosen)
+        charged = expected_charge(ranking, uncached, self._settings)
+        self._queues.charge(ask.model, ask.user, charged.total)
         node_id = ranking.machines[chosen].candidate.machine.node_id
         decision = self._decision(now_s, entry, Outcome.ASSIGNED, ranking, node_id)
-        answer = Answer(ask.request_id, ask.attempt, Outcome.ASSIGNED, node_id, decision)
-        self._remember(entry.key, _Known(ask.attempt, ask.model, ask.user, answer, output_tokens))
+        ahead = int(self._queues.ahead(ask.model, ask.user))
+        answer = Answer(ask.request_id, ask.attempt, Outcome.ASSIGNED, node_id, decision, user_ahead_tokens=ahead)
+        self._remember(entry.key, _Known(ask.attempt, ask.model, ask.user, answer, charged))
         return Reply(entry.gateway, answer)
 
     def _queued(self, now_s: float, entry: Entry, ranking: Ranking) -> Effect:
@@ -317,16 +386,26 @@ class Scheduler:
 
     def _no_room(self, now_s: float, entry: Entry) -> Effect:
         why = f"the leader's queue is full ({self._settings.queue_length_max} a model)"
-        return self._refuse(now_s, entry, self._rank(now_s, entry.ask), why, QUEUE_FULL_RETRY_MS)
+        ranking = self._rank(now_s, entry.ask)
+        return self._refuse(now_s, entry, ranking, why, QUEUE_FULL_RETRY_MS, TURNED_AWAY_QUEUE_FULL)
 
     def _too_late(self, now_s: float, entry: Entry) -> Effect:
         self._queues.remove(entry.key)
         why = f"no machine was free within {now_s - entry.since_s:.1f} s"
-        return self._refuse(now_s, entry, self._rank(now_s, entry.ask), why, EXPIRED_RETRY_MS)
+        ranking = self._rank(now_s, entry.ask)
+        return self._refuse(now_s, entry, ranking, why, EXPIRED_RETRY_MS, TURNED_AWAY_EXPIRED)
 
-    def _refuse(self, now_s: float, entry: Entry, ranking: Ranking, why: str, retry_ms: int) -> Effect:
+    def _cannot_keep(self, now_s: float, entry: Entry, ranking: Ranking, late: Hopeless) -> Effect:
+        self._queues.remove(entry.key)
+        left_s = entry.expires_at_s - now_s
+        why = f"its deadline is in {left_s:.1f} s, the soonest answer at best in {late.soonest_s:.1f} s"
+        return self._refuse(now_s, entry, ranking, why, late.retry_after_ms, TURNED_AWAY_DEADLINE)
+
+    def _refuse(
+        self, now_s: float, entry: Entry, ranking: Ranking, why: str, retry_ms: int, turned_away: str = ""
+    ) -> Effect:
         self._known.pop(entry.key, None)
-        decision = self._decision(now_s, entry, Outcome.NO_CANDIDATE, ranking, refused=why)
+        decision = self._decision(now_s, entry, Outcome.NO_CANDIDATE, ranking, refused=why, turned_away=turned_away)
         ask = entry.ask
         answer = Answer(ask.request_id, ask.attempt, Outcome.NO_CANDIDATE, None, decision, retry_ms)
         return Reply(entry.gateway, answer)
@@ -339,6 +418,7 @@ class Scheduler:
         ranking: Ranking,
         chosen: NodeId | None = None,
         refused: str = "",
+        turned_away: str = "",
     ) -> Decision:
         return Decision(
             request_id=entry.ask.request_id,
@@ -354,6 +434,7 @@ class Scheduler:
             chosen=chosen,
             queued_for_s=max(0.0, now_s - entry.since_s),
             candidates=Verdicts(ranking, self._settings.candidates_recorded_max, refused),
+            turned_away=turned_away,
         )
 
     def _remember(self, key: RequestKey, known: _Known) -> None:
@@ -363,13 +444,17 @@ class Scheduler:
             self._known.popitem(last=False)
 
     def _next_wake_s(self, now_s: float, event: Event) -> float | None:
-        """Only a Tick puts the next one off: a stream of other events must not starve deadlines and the sweep."""
+        """Only a Tick puts the next recheck off: a stream of other events must not starve deadlines and the sweep."""
         if not self.leading or not len(self._queues):
+            self._recheck_at_s = None
+            self._look_at_s.clear()
             return None
-        due_s = self._wake_at_s
-        if due_s is None or isinstance(event, events.Tick):
-            due_s = now_s + self._settings.recheck_s
-        return due_s if self._collecting_until_s is None else min(due_s, self._collecting_until_s)
+        due_s = self._recheck_at_s
+        if due_s is None or (isinstance(event, events.Tick) and (now_s >= due_s or self.collecting)):
+            due_s = self._recheck_at_s = now_s + self._settings.recheck_s
+        if self._collecting_until_s is not None:
+            due_s = min(due_s, self._collecting_until_s)
+        return min(due_s, *self._look_at_s.values()) if self._look_at_s else due_s
 
 
 def _wait_for_best(ranking: Ranking, ahead_s: dict[NodeId, float]) -> None:

@@ -67,10 +67,36 @@ class SchedulerSettings:
     """Queued asks looked at, in one step, that could start but choose to wait or fit no free machine."""
     recheck_s: float = 0.1
     """Queues are looked at this often even if nothing is heard (deadlines, expired reservations)."""
+    deadline_horizon_s: float = 20.0
+    """Within one user's line an ask without a deadline counts as due this long after its arrival, one with a deadline
+    after half of it, if that is sooner."""
     users_max: int = 4096
     """Fairness counters kept; the user unseen for longest is forgotten."""
     output_token_weight: float = 2.0
     """Charge of an output token against a prompt token (the weights of Sheng et al., OSDI 2024)."""
+    cached_token_weight: float = 0.1
+    """Charge of a prompt token that the engine had in its prefix cache: nearly free, so nearly free of charge."""
+
+    # --- room for others (room.py) ----------------------------------------------------------------------------
+    headroom: float = 0.125
+    """Share of each machine's places and KV cache that a user above a fair share leaves free (a batch of 7/8 loses
+    1 to 3% of an engine's throughput); at least one place while others were heard lately."""
+    crowd_ahead_s: float = 0.02
+    """Such a user's next prompt is given to a machine when no more than this is left of those before it: a round trip
+    and a turn of the loop, so that the machine is kept busy and another user's prompt waits for one prompt at most."""
+    others_remembered_s: float = 600.0
+    """A user heard this recently may come back at any moment."""
+    batch_share: float = 0.5
+    """Share of a machine's places that batch work may hold while other work was heard within pressing_remembered_s."""
+    pressing_remembered_s: float = 60.0
+
+    # --- deadlines (deadlines.py) -----------------------------------------------------------------------------
+    deadline_trust: float = 0.7
+    """An ask is hopeless if even this share of the predicted time is too long, speeds being measured..."""
+    deadline_trust_prior: float = 0.35
+    """... and this share where the speed is only a prior."""
+    deadline_answer_share: float = 0.5
+    """Of the expected answer; half as long is nothing unusual."""
 
     # --- the leader's own account -----------------------------------------------------------------------------
     reservation_s: float = 10.0
@@ -96,5 +122,8 @@ class SchedulerSettings:
                 raise ValueError(f"{item.name} must be from 0 to 1e9, not {value!r}")
             if item.name.endswith("_max") and value <= 0:
                 raise ValueError(f"{item.name} must be above 0, not {value!r}")
+        for name in ("headroom", "batch_share", "deadline_trust", "deadline_trust_prior", "deadline_answer_share"):
+            if getattr(self, name) > 1:
+                raise ValueError(f"{name} is a share, at most 1")
         if self.tie_tolerance >= 1 or self.wait_gain < 1 or not self.ageing_s or not self.recheck_s:
             raise ValueError("tie_tolerance must be below 1, wait_gain at least 1, ageing_s and recheck_s above 0")

@@ -14,6 +14,8 @@ from covey_scheduler.core.machine import Candidate, Machine, largest_context_tok
 from covey_scheduler.core.settings import SchedulerSettings
 from covey_scheduler.core.standing import Standing, standing_of
 
+PLACES_ENDLESS = 1 << 20
+
 CandidateOf = Callable[[Machine, int], Candidate]
 """(machine, largest context of the pool) -> the machine as it stands."""
 
@@ -33,6 +35,8 @@ class Standings:
         self._prompt_tokens_safe = 0
         self._largest = 0
         self.fastest: Standing | None = None
+        self.places_total = 0
+        """Requests that all machines that pass run at once; a machine that does not say counts as endless."""
 
     def refresh(self, machines: Sequence[Machine], changed: Iterable[NodeId], candidate_of: CandidateOf) -> None:
         """`machines` is the same object as long as no report has changed; `changed`: whose account has."""
@@ -47,7 +51,7 @@ class Standings:
     def passing(self, ask: Ask) -> tuple[Sequence[Standing], Sequence[Rejection]]:
         """Who may serve this ask, and everybody else with the reason."""
         self._handed_out = True
-        if ask.prompt_tokens <= self._prompt_tokens_safe and not ask.excluded:
+        if ask.context_tokens <= self._prompt_tokens_safe and not ask.excluded:
             return self._passing, self._rejected
         passing: list[Standing] = []
         rejected: list[Rejection] = []
@@ -81,6 +85,7 @@ class Standings:
         self._places = {row.candidate.machine.node_id: place for place, row in enumerate(self._passing)}
         self._handed_out = False
         self._prompt_tokens_safe = min((_prompt_tokens_safe(machine) for machine in machines), default=0)
+        self.places_total = sum(row.load.running_limit or PLACES_ENDLESS for row in self._passing)
         self.fastest = min(self._passing, key=lambda row: row.prefill_s_per_token, default=None)
 
     def _row(self, candidate: Candidate) -> Standing | Rejection:
