@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from covey_mesh.core.ballot import Ballot
-from covey_mesh.core.effects import CloseLink, Dial, MemberLost, Send, TellElection
+from covey_mesh.core.effects import CloseLink, Dial, MemberChanged, MemberLost, Send, TellElection
 from covey_mesh.core.events import (
     DialFailed,
     Hinted,
@@ -356,6 +356,33 @@ def test_a_load_without_news_is_told_to_nobody() -> None:
     assert [report.load.sequence for report in sent(effects, LoadReport)] == [4]
     effects = machine.does(Published(NodeLoad(B, 1, 5, draining=True))) + machine.later(LAN.report_s)
     assert [report.load.draining for report in sent(effects, LoadReport)] == [True]
+
+
+def test_a_new_leader_is_told_the_load_at_once_though_others_have_heard_it() -> None:
+    machine = Machine()
+    machine.link(A)
+    machine.link(C)
+    machine.follow(None)
+    machine.does(Published(NodeLoad(B, 1, 1)))
+    assert len(sent(machine.later(LAN.report_s), LoadReport)) == 2, "without a leader everybody is told"
+    effects = machine.follow(A, counter=2) + machine.later(0.001)
+    (again,) = sent(effects, LoadReport)
+    assert again.load.newer_than(NodeLoad(B, 1, 1))
+    effects = machine.does(Published(NodeLoad(B, 1, 2, draining=True))) + machine.later(LAN.report_s)
+    (changed,) = sent(effects, LoadReport)
+    assert changed.load.newer_than(again.load)
+
+
+def test_a_load_said_again_is_heard_here_and_told_to_nobody() -> None:
+    machine = Machine()
+    machine.link(A)
+    machine.link(C)
+    machine.follow(B)
+    machine.hears(C, LoadReport(NodeLoad(C, 1, 3)))
+    machine.later(1.0)
+    effects = machine.hears(C, LoadReport(NodeLoad(C, 1, 4)))
+    assert MemberChanged(C) in effects
+    assert sent(effects + machine.later(LAN.report_s), ViewReport) == []
 
 
 def test_facts_change_only_forwards_and_only_ones_own() -> None:

@@ -11,7 +11,7 @@ of single decisions (peers.py, dialing.py, liveness.py, view.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from covey_mesh.core.ballot import NO_BALLOT, Ballot
@@ -511,8 +511,15 @@ class Membership:
         """A later report of the incarnation that we know; while linked, that of the link."""
         if record.facts is not None and load.incarnation != record.facts.incarnation:
             return
-        if record.load is None or load.newer_than(record.load):
-            record.load = load
+        known = record.load
+        if known is not None and not load.newer_than(known):
+            return
+        record.load = load
+        if known is not None and load == replace(known, sequence=load.sequence):
+            # Said again to a new leader: its scheduler waits for this, nobody else learns anything from it.
+            self._view.changed()
+            self._effects.append(MemberChanged(record.node_id))
+        else:
             self._touch(now_s, record)
 
     def _on_facts_report(self, now_s: float, received: tuple[PeerRecord, FactsReport]) -> None:
@@ -608,6 +615,8 @@ class Membership:
         self._leader, self._ballot = event.leader, event.ballot
         self._view.follow(event.leader, event.ballot)
         if not self.leading:
+            if event.leader is not None:
+                self._reports.say_again()
             self._timers.at("load", now_s)
         elif not was_leading:
             self._reports.begin_leading()

@@ -38,9 +38,11 @@ class Reports:
         self._version = 0
         self._load_sent_at_s = self._view_sent_at_s = self._readings_at_s = float("-inf")
         self._told: NodeLoad | None = None
+        self._said_again = 0
 
     def take_load(self, now_s: float, load: NodeLoad) -> bool:
         """This machine's load is now this. True if others should hear of it: an idle pool has nothing to say."""
+        load = replace(load, sequence=load.sequence + self._said_again)
         told = self._told
         if told is not None and load.same_work_as(told):
             unnumbered = replace(load, sequence=told.sequence)
@@ -50,6 +52,13 @@ class Reports:
         self.load = self._told = load
         self._readings_at_s = now_s
         return True
+
+    def say_again(self) -> None:
+        """A new leader waits for everybody's word: what was told before it led counts as news, under a new number."""
+        if self.load.sequence:
+            self._said_again += 1
+            self.load = replace(self.load, sequence=self.load.sequence + 1)
+            self._told = None if self._told is None else replace(self._told, sequence=self._told.sequence + 1)
 
     def load_due_s(self, now_s: float, pool_size: int) -> float:
         """When the next round of load reports may go out."""
