@@ -10,6 +10,7 @@ from tests.support.scheduling import GATEWAY, MODEL, member, model_load, node, u
 from covey_mesh.core.facts import Member
 from covey_scheduler.core.inflight import FAILURES_COUNTED_MAX, Inflight, RecentFailures, Reservation
 from covey_scheduler.core.settings import SchedulerSettings
+from covey_scheduler.core.unfinished import OVERRUN
 
 SETTINGS = SchedulerSettings(reservation_s=2.0, settle_s=0.15, reservations_max=5)
 
@@ -118,6 +119,14 @@ def test_when_the_prompts_given_to_a_machine_are_done(event: str, expected_s: fl
         case "report of more than was assigned":
             inflight.observe(view(report(machine, 9, prompts=9000)), 11.0)
     assert inflight.extra(node(2), MODEL).prompts_done_at_s == pytest.approx(expected_s)
+
+
+def test_a_machine_that_still_computes_a_prompt_is_not_done_when_it_was_predicted_to_be() -> None:
+    inflight, machine = Inflight(SETTINGS), member(node(2), model_load())
+    reservation = Reservation((GATEWAY, "r1"), 1, node(2), MODEL, 100, 10.0, 50, 2.0, whole_prompt_tokens=60)
+    inflight.reserve(reservation, (1, 1))
+    inflight.observe(view(report(machine, 1, prompts=60)), 13.0)
+    assert inflight.extra(node(2), MODEL).prompts_done_at_s == pytest.approx(13.0 + OVERRUN * 2.0)
 
 
 def test_a_machine_that_left_holds_nothing() -> None:

@@ -138,7 +138,7 @@ def test_the_best_machine_starts_if_it_is_free() -> None:
 
 @pytest.mark.parametrize(
     ("free_speed", "waited_s", "expected"),
-    [(100.0, 0.0, 0), (80.0, 0.0, None), (5.0, 0.0, None), (5.0, 10.0, 0)],
+    [(100.0, 0.0, 0), (80.0, 0.0, None), (5.0, 0.0, None), (5.0, 40.0, None), (5.0, 41.0, 0)],
 )
 def test_waiting_for_a_much_faster_machine(free_speed: float, waited_s: float, expected: int | None) -> None:
     busy = model_load(decode_tokens_per_s=200.0, running_requests=4, queued_tokens=800)

@@ -130,7 +130,17 @@ class PoolAccount:
         tokens = ask.prompt_tokens + question.output_tokens
         report = self.view.members[machine.node_id].load
         self.inflight.reserve(
-            Reservation(key, ask.attempt, machine.node_id, ask.model, tokens, question.now_s, prompt, seconds),
+            Reservation(
+                key,
+                ask.attempt,
+                machine.node_id,
+                ask.model,
+                tokens,
+                question.now_s,
+                prompt,
+                seconds,
+                whole_prompt_tokens=ask.prompt_tokens,
+            ),
             (report.incarnation, report.sequence),
         )
         charge = self._settings.output_token_weight * question.output_tokens

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from covey_mesh.core.facts import ModelLoad, PoolView
 from covey_mesh.core.names import NodeId
 from covey_scheduler.core.settings import SchedulerSettings
+from covey_scheduler.core.unfinished import left
 
 RequestKey = tuple[NodeId, str]
 """(gateway, request id): what an ask is known by; a gateway cannot touch another one's."""
@@ -26,7 +27,8 @@ NODES_REMEMBERED_MAX = 4096
 class Reservation:
     """One assignment. `tokens`: the whole prompt plus output expected, as the node reserves them; `prompt_s`: seconds
     the machine needs for what of the prompt it has not cached, `prompt_tokens`;
-    `prompts_upto_s`: of all prompts ever assigned there, this one included (set when reserved)."""
+    `prompts_upto_s`: of all prompts ever assigned there, this one included (set when reserved);
+    `whole_prompt_tokens`: the cached ones too (0: unknown)."""
 
     key: RequestKey
     attempt: int
@@ -37,6 +39,7 @@ class Reservation:
     prompt_tokens: int = 0
     prompt_s: float = 0.0
     prompts_upto_s: float = 0.0
+    whole_prompt_tokens: int = 0
 
 
 class Extra(NamedTuple):
@@ -210,7 +213,8 @@ class Inflight:
         place.reported.clear()
 
     def _correct_prompts(self, place: _Place, load: ModelLoad, now_s: float) -> None:
-        """No more can be left than the prompts that the machine says are left, and what it does not know yet."""
+        """No more can be left than the prompts that the machine says are left, and what it does not know yet; and no
+        less than some part of the prompt that it computes."""
         unreported_s = sum(r.prompt_s for r in place.unreported.values())
         sample = next(iter(place.unreported.values()), None) or next(iter(place.reported.values()), None)
         if sample is None or load.running_requests + load.waiting_requests <= 0:
@@ -219,7 +223,11 @@ class Inflight:
             return
         else:
             left_s = max(0, load.queued_prompt_tokens) * sample.prompt_s / max(1, sample.prompt_tokens)
-        place.prompts_done_at_s = min(place.prompts_done_at_s, now_s + left_s + unreported_s)
+        done_at_s = min(place.prompts_done_at_s, now_s + left_s + unreported_s)
+        known = left(reversed(place.reported.values()), load.queued_prompt_tokens)
+        if known is not None:
+            done_at_s = max(done_at_s, now_s + known.at_least_s + unreported_s)
+        place.prompts_done_at_s = done_at_s
 
     def _forget(self, node_id: NodeId) -> None:
         for model in list(self._places[node_id]):

@@ -68,7 +68,8 @@ def rank(
 def machine_to_start(ranking: Ranking, waited_s: float) -> int | None:
     """The machine that should be given the ask now; None: it is worth waiting for a busy one.
 
-    After `wait_for_faster_s_max` any free machine is better than none: predictions may be wrong.
+    Who has waited for `wait_patience` times the seconds that the best free machine would take takes it: predictions may
+    be wrong, and so nobody loses more than that by having waited (the ski-rental argument).
     """
     if not ranking.machines:
         return None
@@ -80,4 +81,4 @@ def machine_to_start(ranking: Ranking, waited_s: float) -> int | None:
         return None
     settings = ranking.settings
     near = ranking.costs[free] <= ranking.costs[best] * settings.wait_gain + settings.wait_gain_s_min
-    return free if near or waited_s >= settings.wait_for_faster_s_max else None
+    return free if near or waited_s >= settings.wait_patience * ranking.costs[free] else None

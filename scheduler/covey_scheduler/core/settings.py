@@ -38,8 +38,8 @@ class SchedulerSettings:
     """A request stays queued for a busy machine that would finish it this many times sooner than the best free one."""
     wait_gain_s_min: float = 0.05
     """... and at least so many seconds sooner."""
-    wait_for_faster_s_max: float = 10.0
-    """... but after this wait it takes any free machine."""
+    wait_patience: float = 2.0
+    """... but once it has waited so many times what the best free machine would take, it takes that one."""
 
     # --- prefix cache -----------------------------------------------------------------------------------------
     tokens_per_block: int = 128
