@@ -19,7 +19,7 @@ from typing import Any
 
 from covey import __version__
 from covey.admin import AdminRoutes
-from covey.config import Configuration, is_loopback
+from covey.config import SIMULATED, Configuration, is_loopback
 from covey.doctor.agent_side import AgentDoctor
 from covey.errors import UserError
 from covey.leadership import leadership_source
@@ -53,6 +53,7 @@ from covey_mesh.io.transport import GrpcTransport, ListenError
 from covey_node.core.settings import NodeSettings
 from covey_node.io.machine import machine
 from covey_node.io.node import Node
+from covey_node.io.speed_book import SpeedBook
 from covey_scheduler.core.leaderless import choose_alone
 from covey_scheduler.core.settings import SchedulerSettings
 from covey_scheduler.io.service import SchedulerService
@@ -136,8 +137,17 @@ class Agent:
             cpu_threads=configuration.cpu_threads or None,
             start_timeout_s=configuration.engine_start_timeout_s,
             stop_grace_s=configuration.grace_s,
+            # A simulated engine's speed is what it was told.
+            calibration_s=0.0 if configuration.engine == SIMULATED else configuration.calibration_s,
         )
-        self._node = Node(settings, self._identity.node_id, self._facts.incarnation, boottime_s, self._load_changed)
+        self._node = Node(
+            settings,
+            self._identity.node_id,
+            self._facts.incarnation,
+            boottime_s,
+            self._load_changed,
+            speeds=SpeedBook(self._identity.state_dir, self._disk),
+        )
         self._mesh.serve_requests(self._node.open)
         self._scheduler = SchedulerService(
             self._mesh, boottime_s, time.time, SchedulerSettings(policy=self._configuration.policy)

@@ -59,6 +59,9 @@ class Configuration:
     engine_start_timeout_s: float = setting(
         3600.0, read.quantity, "Longest load of a model before it counts as failed."
     )
+    calibration_s: float = setting(
+        3.0, read.quantity, "A model just loaded measures itself for so long, unless a request comes first; 0: never."
+    )
     simulated_prefill_tokens_per_s: float = setting(5000.0, read.quantity, "Simulated engine: prompt speed.")
     simulated_decode_tokens_per_s: float = setting(200.0, read.quantity, "Simulated engine: speed of one stream.")
 

@@ -247,6 +247,26 @@ def test_an_observation_is_corrected_when_the_engine_tells() -> None:
     assert [p.prompt_tokens for p in speed.points()] == [100]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "expected_s"),
+    [
+        (1.02, 1.02),  # as the line through the others would have it
+        (60.0, 1.2),  # a stall: no more time a token than the shorter ones
+        (1e-5, 0.12),  # absurd: no less time than the shorter ones
+    ],
+)
+def test_a_length_seen_once_is_believed_as_far_as_the_others_allow(seconds: float, expected_s: float) -> None:
+    speed = prefill_of(*[10] * 5, *[100] * 5)
+    speed.observe(1000, seconds, 99.0, step_s=0.0, told=True)
+    assert speed.points()[-1] == (1000, pytest.approx(1000 / expected_s))
+    assert speed.expected_s(1000) == pytest.approx(expected_s)
+
+
+def test_many_short_prompts_do_not_hide_how_fast_long_ones_are() -> None:
+    speed = prefill_of(*[4000] * 3, *[10] * 100)
+    assert speed.tokens_per_s == pytest.approx(1000, rel=0.05)
+
+
 # --- steps
 
 

@@ -44,7 +44,7 @@ LEARNED_AFTER = 8
 @dataclass(slots=True)
 class Metered:
     """One attempt's marks between samples; made by Meter.started. `prompt_work`: in tokens of a short prompt;
-    `told`: that is no guess."""
+    `told`: that is no guess; `area`: see Meter._stream_seconds, at the last mark."""
 
     prompt_work: int
     prompt_tokens: int
@@ -54,6 +54,7 @@ class Metered:
     answering: bool = False
     output_tokens: int = 0
     tokens_since_mark: int = 0
+    area: float = 0.0
     observation: Observation | None = None
 
 
@@ -74,6 +75,7 @@ class Meter:
         self._batch: list[Metered] = []
         self._batch_end_s = 0.0
         self._decoding = 0
+        self._area = self._area_s = 0.0
         self._counts = {CALIBRATED: 0, LEARNED: 0, STORED: 0}
         self.calibrating = False
 
@@ -152,7 +154,8 @@ class Meter:
         self._now_s = now_s
         metered = Metered(self._work(prompt_tokens, cached_tokens), prompt_tokens, streamed, now_s, told)
         if not streamed:
-            self._decoding += 1
+            self._now_decoding(1, now_s)
+            metered.area = self._area
             return metered
         if self._prefilling == 0:
             self._close_batch()
@@ -168,7 +171,8 @@ class Meter:
         if not metered.answering:
             metered.answering = True
             metered.mark_s = now_s
-            self._decoding += 1
+            self._now_decoding(1, now_s)
+            metered.area = self._area
             self._prefilled(metered, now_s)
             return
         metered.tokens_since_mark += count
@@ -197,7 +201,8 @@ class Meter:
             return
         prefill = self.prefill_tokens_per_s
         decode_s = elapsed_s - (work / prefill if prefill else 0.0)
-        self._sample(output_tokens, decode_s, prompt_tokens + output_tokens / 2, now_s)
+        batch = (self._stream_seconds(now_s) - metered.area) / elapsed_s if elapsed_s > 0 else 1.0
+        self._sample(output_tokens, decode_s, batch, prompt_tokens + output_tokens / 2, now_s)
 
     def ended(self, metered: Metered, now_s: float) -> None:
         """The attempt is over, however it ended."""
@@ -207,7 +212,7 @@ class Meter:
             return
         if metered.tokens_since_mark > 0:
             self._sample_decode(metered, now_s)
-        self._decoding -= 1
+        self._now_decoding(-1, now_s)
 
     def next_batch(self, now_s: float) -> None:
         """A calibration goes on with another number of streams."""
@@ -283,13 +288,23 @@ class Meter:
         step_s = self._decode.step_s(self._decoding) if self._decoding else 0.0
         return self._prefill.observe(work, seconds, now_s, step_s=step_s, told=told)
 
+    def _stream_seconds(self, now_s: float) -> float:
+        """Seconds of all streams so far: divided by the time between two looks, the mean batch of that time."""
+        return self._area + self._decoding * max(0.0, now_s - self._area_s)
+
+    def _now_decoding(self, change: int, now_s: float) -> None:
+        self._area, self._area_s = self._stream_seconds(now_s), now_s
+        self._decoding += change
+
     def _sample_decode(self, metered: Metered, now_s: float) -> None:
         context = metered.prompt_tokens + metered.output_tokens - metered.tokens_since_mark / 2
-        self._sample(metered.tokens_since_mark, now_s - metered.mark_s, context, now_s)
+        seconds = now_s - metered.mark_s
+        batch = (self._stream_seconds(now_s) - metered.area) / seconds if seconds > 0 else 1.0
+        self._sample(metered.tokens_since_mark, seconds, batch, context, now_s)
         metered.tokens_since_mark = 0
-        metered.mark_s = now_s
+        metered.mark_s, metered.area = now_s, self._stream_seconds(now_s)
 
-    def _sample(self, tokens: int, seconds: float, context: float, now_s: float) -> None:
+    def _sample(self, tokens: int, seconds: float, batch: float, context: float, now_s: float) -> None:
         self._counts[CALIBRATED if self.calibrating else LEARNED] += 1
         self._now_s = now_s
-        self._decode.sample(tokens, seconds, self._decoding, context, now_s)
+        self._decode.sample(tokens, seconds, batch, context, now_s)

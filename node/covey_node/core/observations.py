@@ -44,13 +44,15 @@ class Observation:
 
 
 class Estimate(NamedTuple):
-    """`pace`: seconds a unit; `spread`: deviation as a share of it; `work`: of a typical observation."""
+    """`pace`: seconds a unit; `spread`: deviation as a share of it; `work`: of a typical observation; `certain`: made
+    of observations without a guess."""
 
     pace: float
     spread: float
     observations: int
     newest_s: float
     work: float
+    certain: bool = True
 
 
 class Window:
@@ -101,8 +103,14 @@ def _estimate(seen: list[Observation]) -> Estimate:
     newest = len(seen) - 1
     weights = [w * RANK_DECAY ** (newest - rank) for rank, w in enumerate(robust.even([o.work for o in seen]))]
     pace, deviation = robust.location([(o.pace, w) for o, w in zip(seen, weights, strict=True)])
-    work = statistics.median(o.work for o in seen)
-    return Estimate(pace, deviation / pace if pace > 0 else 0.0, len(seen), max(o.at_s for o in seen), work)
+    return Estimate(
+        pace,
+        deviation / pace if pace > 0 else 0.0,
+        len(seen),
+        max(o.at_s for o in seen),
+        statistics.median(o.work for o in seen),
+        all(o.told for o in seen),
+    )
 
 
 def sound(work: float, seconds: float) -> bool:

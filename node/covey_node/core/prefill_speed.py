@@ -1,23 +1,29 @@
-"""How fast prompts are computed: one speed for planning, and a time for each length.
+"""How fast prompts are computed: a time for each length, and one speed for planning.
 
 Work is in tokens of a short prompt (covey_mesh.core.model_size.length_factor), so that one speed holds for all lengths
-but the shortest, where a step's fixed cost shows; those are what the table by length is for. Not here: which time was
-whose prompt (meter.py).
+but the shortest, where a step's fixed cost shows. Each length (a power of two) has its own robust estimate; the speed
+is all their tokens over all their seconds. A length seen once or twice is believed only as far as the others allow:
+longer prompts take longer, and less time a token.
+
+Not here: which time was whose prompt (meter.py).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from covey_mesh.core.speeds import PrefillPoint
 from covey_node.core.change import Change, limit_factor
 from covey_node.core.observations import Estimate, Observation, Window, sound
 from covey_node.core.speed_record import PrefillMemory
 
-OBSERVATIONS_MAX = 48
-OBSERVATIONS_A_LENGTH_MAX = 12
+OBSERVATIONS_A_LENGTH_MAX = 16
 LENGTHS_MAX = 20
 """Powers of two: up to half a million tokens."""
+
+SURE_AFTER = 3
+"""Observations of a length, or of all without a guess, that need no others to be believed."""
 
 EXPECTED_S_MIN = 0.01
 """Shorter times are mostly the event loop's: no sign of a change."""
@@ -25,26 +31,26 @@ EXPECTED_S_MIN = 0.01
 STEPS_MIN = 4.0
 """A prompt waits for the step that runs; only where it takes so many steps itself does its time tell its speed."""
 
-COMPARED_AFTER = 3
-"""Observations of any length before a change can be told."""
-
 
 class PrefillSpeed:
     """All prompts of one engine; calls come in order of time."""
 
     def __init__(self) -> None:
-        self._all = Window(OBSERVATIONS_MAX)
         self._by_length: dict[int, Window] = {}
+        self._whole: Estimate | None = None
         self.change = Change()
 
     @property
     def estimate(self) -> Estimate | None:
-        return self._all.estimate()
+        """Of all lengths together, as known, without what has changed a moment ago; None before the first one."""
+        if self._whole is None:
+            self._whole = together(self._estimates())
+        return self._whole
 
     @property
     def tokens_per_s(self) -> float:
-        """As known, without what has changed a moment ago; 0 before the first observation."""
-        estimate = self._all.estimate()
+        """0 before the first observation."""
+        estimate = self.estimate
         return 1.0 / estimate.pace if estimate is not None and estimate.pace > 0 else 0.0
 
     def observe(self, work: float, seconds: float, now_s: float, *, step_s: float, told: bool) -> Observation | None:
@@ -55,20 +61,21 @@ class PrefillSpeed:
         self._compare(observation, step_s)
         if self.change.factor(now_s) != 1.0:
             return None
-        self._keep(observation)
+        self._length(work).add(observation)
+        self._whole = None
         return observation
 
     def correct(self, observation: Observation, work: float) -> None:
         """Its prompt turned out to be this much work: the engine had the rest cached."""
-        self._all.corrected()
         self._length(observation.work).remove(observation)
         observation.work, observation.told = max(0.0, work), True
         if sound(observation.work, observation.seconds):
             self._length(observation.work).add(observation)
+        self._whole = None
 
     def expected_s(self, work: float) -> float:
         """Seconds for so much work, between the lengths seen (straight on a logarithmic scale); 0 if none was."""
-        points = sorted((e.work, e.pace) for e in (w.estimate() for w in self._by_length.values()) if e is not None)
+        points = [(e.work, e.pace) for e in believable(self._estimates())]
         if not points:
             return 0.0
         below = max((p for p in points if p[0] <= work), default=points[0])
@@ -80,30 +87,30 @@ class PrefillSpeed:
 
     def points(self) -> tuple[PrefillPoint, ...]:
         """Shortest first."""
-        found = [e for e in (self._by_length[key].estimate() for key in sorted(self._by_length)) if e is not None]
-        return tuple(PrefillPoint(max(1, round(e.work)), 1.0 / e.pace) for e in found if e.pace > 0)
+        return tuple(PrefillPoint(max(1, round(e.work)), 1.0 / e.pace) for e in believable(self._estimates()))
 
     def memory(self) -> list[PrefillMemory]:
         """Of each length seen; times by the caller's clock."""
-        found = [e for e in (window.estimate() for window in self._by_length.values()) if e is not None]
-        return [PrefillMemory(e.work, e.pace, e.observations, e.newest_s) for e in found if e.pace > 0]
+        return [PrefillMemory(e.work, e.pace, e.observations, e.newest_s) for e in self._estimates()]
 
     def restore(self, work: float, pace: float, observations: int, at_s: float) -> None:
         """As seen in an earlier life."""
         for _ in range(observations):
-            self._keep(Observation(work, work * pace, at_s))
+            self._length(work).add(Observation(work, work * pace, at_s))
+        self._whole = None
 
-    def _keep(self, observation: Observation) -> None:
-        self._all.add(observation)
-        self._length(observation.work).add(observation)
+    def _estimates(self) -> list[Estimate]:
+        """Shortest first."""
+        found = [e for e in (window.estimate() for window in self._by_length.values()) if e is not None and e.pace > 0]
+        return sorted(found, key=lambda e: e.work)
 
     def _length(self, work: float) -> Window:
         key = min(LENGTHS_MAX, max(1, round(work)).bit_length())
         return self._by_length.setdefault(key, Window(OBSERVATIONS_A_LENGTH_MAX))
 
     def _compare(self, observation: Observation, step_s: float) -> None:
-        known = self._all.estimate()
-        if known is None or known.observations < COMPARED_AFTER:
+        known = self.estimate
+        if known is None or known.observations < SURE_AFTER:
             return
         expected_s = self.expected_s(observation.work)
         if expected_s < max(EXPECTED_S_MIN, STEPS_MIN * step_s):
@@ -113,5 +120,42 @@ class PrefillSpeed:
             return  # fast because it was cached, as far as anybody knows
         lasting = self.change.observe(ratio, known.spread, observation.at_s)
         if lasting is not None:
-            for window in (self._all, *self._by_length.values()):
+            for window in self._by_length.values():
                 window.scaled(lasting)
+            self._whole = None
+
+
+def believable(estimates: list[Estimate]) -> list[Estimate]:
+    """Shortest first, as given. Guesses are left out where enough is certain; what few observations say is held within
+    the bounds that surer lengths set (see `within`)."""
+    certain = [e for e in estimates if e.certain]
+    if sum(e.observations for e in certain) >= SURE_AFTER:
+        estimates = certain
+    sure = [e for e in estimates if e.observations >= SURE_AFTER]
+    return [e if e.observations >= SURE_AFTER else within(e, sure) for e in estimates]
+
+
+def within(weak: Estimate, sure: Iterable[Estimate]) -> Estimate:
+    """A longer prompt takes at least as long as a shorter one, and no more time a token."""
+    pace = weak.pace
+    for each in sure:
+        total_s = each.pace * each.work
+        low, high = sorted((each.pace, total_s / weak.work))
+        pace = min(max(pace, low), high)
+    return weak._replace(pace=pace)
+
+
+def together(estimates: list[Estimate]) -> Estimate | None:
+    """All tokens over all seconds."""
+    seen = believable(estimates)
+    if not seen:
+        return None
+    work = [e.work * e.observations for e in seen]
+    total = sum(work)
+    return Estimate(
+        pace=sum(e.pace * w for e, w in zip(seen, work, strict=True)) / total,
+        spread=sum(e.spread * w for e, w in zip(seen, work, strict=True)) / total,
+        observations=sum(e.observations for e in seen),
+        newest_s=max(e.newest_s for e in seen),
+        work=total / sum(e.observations for e in seen),
+    )

@@ -72,6 +72,8 @@ class NodeSettings:
     stop_grace_s: float = 15.0
     """For requests in flight when an engine is stopped."""
     gpu_poll_s: float = 1.0
+    calibration_s: float = 0.0
+    """A model just loaded is asked a few questions for at most so long, unless a client comes first; 0: not at all."""
     engine_command: tuple[str, ...] = ()
     """Instead of this Python's own vLLM: a command that takes vLLM's arguments after it."""
 
@@ -86,6 +88,8 @@ class NodeSettings:
                 raise SettingsError(f"{name}: more than 0")
         if self.stop_grace_s < 0:
             raise SettingsError("stop_grace_s: 0 or more")
+        if not 0 <= self.calibration_s <= 60:
+            raise SettingsError("calibration_s: from 0 (off) to 60")
         names = [model.name for model in self.models]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

@@ -52,6 +52,7 @@ def arguments(spec: ModelSpec, card_args: Sequence[str], socket_path: str, host:
         args += ["--runner", "pooling"]
     else:
         args += ["--max-model-len", str(spec.max_context_tokens or "auto")]  # auto: what fits, at most the model's own
+        args += ["--enable-prompt-tokens-details"]  # what of a prompt was cached: no work, and no sign of speed
     args += _cuda(spec) if host.device == "cuda" else _cpu(spec, host)
     return [*args, *card_args, *spec.extra_args]
 

@@ -15,6 +15,7 @@ from covey_mesh.core.engine_paths import ENGINE_PATHS
 from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, ResponseSink, Upstream
 from covey_mesh.core.facts import ModelLoad, NodeLoad, Task
 from covey_mesh.core.names import NodeId
+from covey_node.core import vllm_command
 from covey_node.core.engine import Engine
 from covey_node.core.settings import ModelSpec, NodeSettings, SettingsError
 from covey_node.core.vllm_command import Host
@@ -23,6 +24,7 @@ from covey_node.io.gpus import GpuInventory, GpuPoller
 from covey_node.io.model_card import ModelCard, ModelCardError, read_card
 from covey_node.io.served_model import ServedModel, refused
 from covey_node.io.simulated import SimulatedEngine
+from covey_node.io.speed_book import SpeedBook, key_of
 from covey_node.io.supervisor import Supervisor
 from covey_node.io.vllm import VllmEngine
 
@@ -30,6 +32,9 @@ log = logging.getLogger(__name__)
 
 PUBLISH_EVERY_S_MIN = 0.1
 PUBLISH_EVERY_S_MAX = 1.0
+REMEMBER_EVERY_S = 60.0
+"""Measured speeds are written so often at most, and when the agent ends."""
+
 MODELS_MAX = 64
 
 MakeEngine = Callable[[ModelSpec], Engine]
@@ -38,7 +43,8 @@ MakeEngine = Callable[[ModelSpec], Engine]
 class Node:
     """All engines of one machine. `clock` counts through suspends (CLOCK_BOOTTIME); `publish` takes every report.
 
-    `make_engine` replaces the choice between vLLM and the simulated engine, for tests.
+    `speeds` keeps what was measured for the next life of the agent. `make_engine` replaces the choice between vLLM and
+    the simulated engine, for tests.
     """
 
     def __init__(
@@ -49,6 +55,7 @@ class Node:
         clock: Callable[[], float],
         publish: Callable[[NodeLoad], None],
         make_engine: MakeEngine | None = None,
+        speeds: SpeedBook | None = None,
     ) -> None:
         self.settings = settings.validated()
         self.node_id = node_id
@@ -57,6 +64,9 @@ class Node:
         self._clock = clock
         self._publish = publish
         self._make_engine = make_engine or self._engine
+        self._speeds = speeds
+        self._speed_keys: dict[str, str] = {}
+        self._remembered_s = clock()
         self._served: dict[str, ServedModel] = {}
         self._gpus = GpuPoller(GpuInventory(self._own_processes))
         self._memory_free_bytes = machine.memory()[1]
@@ -88,6 +98,7 @@ class Node:
         if self._stopped:
             return
         self._stopped = True
+        self._remember()
         self.drain(True)
         await asyncio.gather(*(model.stop(grace_s) for model in self._served.values()))
         for task in self._tasks:
@@ -162,10 +173,47 @@ class Node:
     def _serve(self, spec: ModelSpec, progress: Callable[[str], None]) -> ServedModel:
         task = spec.task or _card_task(spec)
         resolved = replace(spec, task=task)
-        served = ServedModel(resolved, lambda: self._make_engine(resolved), self._clock, self._changed)
+        served = ServedModel(
+            resolved,
+            lambda: self._make_engine(resolved),
+            self._clock,
+            self._changed,
+            calibration_s=self._calibration_s,
+        )
         self._served[spec.name] = served
+        self._recall(served)
         served.supervisor.start(progress)
         return served
+
+    # Speeds.
+
+    def _calibration_s(self) -> float:
+        """Whoever else uses the GPU is not disturbed, and would be measured with it."""
+        shared = any(gpu.foreign_processes for gpu in self._gpus.gpus)
+        return 0.0 if shared else self.settings.calibration_s
+
+    def _recall(self, served: ServedModel) -> None:
+        if self._speeds is None:
+            return
+        spec, host = served.spec, self._host()
+        fixed = replace(host, memory_available_bytes=0)
+        try:
+            card_args = read_card(spec.path).extra_args if spec.engine == "vllm" else ()
+        except ModelCardError:
+            card_args = ()  # told when the engine starts
+        arguments = [*self.settings.engine_command, *vllm_command.arguments(spec, card_args, "", fixed)]
+        hardware = [gpu.name for gpu in self._gpus.gpus] or [self.machine.cpu_name, str(host.cpu_threads)]
+        key = self._speed_keys[spec.name] = key_of(spec, arguments, hardware)
+        record = self._speeds.get(key)
+        if record is not None:
+            served.restore(record)
+
+    def _remember(self) -> None:
+        self._remembered_s = self._clock()
+        for name, served in self._served.items():
+            record = served.to_remember()
+            if self._speeds is not None and record is not None:
+                self._speeds.save(self._speed_keys[name], record)
 
     def _engine(self, spec: ModelSpec) -> Engine:
         if spec.engine == "simulated":
@@ -213,6 +261,8 @@ class Node:
                 model.expire()
             if self._clock() - self._published_s >= PUBLISH_EVERY_S_MAX / 2:
                 self._changed()
+            if self._clock() - self._remembered_s >= REMEMBER_EVERY_S:
+                self._remember()
 
     async def _poll_machine(self) -> None:
         while True:

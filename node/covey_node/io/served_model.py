@@ -18,6 +18,8 @@ from covey_node.core.engine import Engine, EngineInfo
 from covey_node.core.measured import Measured
 from covey_node.core.meter import Meter, Metered
 from covey_node.core.settings import ModelSpec
+from covey_node.core.speed_record import SpeedRecord
+from covey_node.io.calibrating import Calibrator
 from covey_node.io.supervisor import Supervisor
 from covey_node.io.vllm import VllmEngine
 
@@ -31,6 +33,8 @@ HANDED_BACK_WITHIN_S = 1.0
 """Between handing the last attempts back and ending an engine that has not let go of them."""
 
 EXPIRED_RETRY_AFTER_MS = 1000
+ASKS_FOR_USAGE = b'"include_usage"'
+_CACHED_TOKENS = re.compile(rb'"cached_tokens":\s*(\d{1,9})')
 _PROMPT_TOKENS = re.compile(rb'"prompt_tokens":\s*(\d{1,9})')
 _COMPLETION_TOKENS = re.compile(rb'"completion_tokens":\s*(\d{1,9})')
 
@@ -63,7 +67,8 @@ class Attempt:
         self._upstream: Upstream | None = None
         self._metered: Metered | None = None
         self._paused = False
-        self._tail = b""
+        self._before = self._tail = b""
+        self._tells = request.streaming and ASKS_FOR_USAGE in request.body
         self._status = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._last_word: asyncio.Handle | None = None
@@ -125,6 +130,8 @@ class Attempt:
     def data(self, chunk: bytes) -> None:
         if self.request.streaming:
             self._served.progressed(self.ticket, self._metered, chunk.count(EVENT_MARK))
+            if self._tells:  # the usage may come in a read before "[DONE]"
+                self._before, self._tail = self._tail, chunk
         else:
             self._tail = (self._tail + chunk if len(chunk) < USAGE_TAIL_BYTES else chunk)[-USAGE_TAIL_BYTES:]
         if self._sink is not None:
@@ -134,8 +141,11 @@ class Attempt:
         if self._sink is None:
             return
         sink, self._sink = self._sink, None
-        if failure is None and self._status == 200 and not self.request.streaming:
-            self._served.answered_whole(self.ticket, self._metered, self._tail)
+        if failure is None and self._status == 200:
+            if not self.request.streaming:
+                self._served.answered_whole(self.ticket, self._metered, self._tail)
+            elif self._tells:
+                self._served.streamed(self._metered, (self._before + self._tail)[-USAGE_TAIL_BYTES:])
         self._over()
         sink.end(failure)
 
@@ -158,6 +168,7 @@ class ServedModel:
         clock: Callable[[], float],
         changed: Callable[[], None],
         unix_clock: Callable[[], float] = time.time,
+        calibration_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.spec = spec
         self._clock = clock
@@ -168,6 +179,8 @@ class ServedModel:
         # Of an engine with a prefix cache nobody knows what it computed of a prompt, until it tells.
         self._caches = spec.engine == "vllm" and spec.task is not Task.EMBED
         self._admission = Admission(Bounds(0, 0, 0, 0), self._meter)
+        self._calibration_s = calibration_s
+        self._calibrator = Calibrator(self._meter, clock, changed)
         self._bounded_for: EngineInfo | None = None
         self._attempts: dict[Ticket, Attempt] = {}
         self.supervisor = Supervisor(spec.name, make_engine, clock, self._engine_changed)
@@ -183,6 +196,7 @@ class ServedModel:
             state, detail = self.supervisor.state.value, self.supervisor.detail
             why = f"the engine of {self.spec.name} is {state}" + (f": {detail}" if detail else "")
             return refused(sink, Failure(FailureCode.NO_MODEL, why))
+        self._calibrator.abort()
         self._update_bounds()
         verdict = self._admission.offer(
             request.request_id,
@@ -210,6 +224,7 @@ class ServedModel:
     async def stop(self, grace_s: float) -> None:
         """Ends the engine; what waits here is handed back at once, what runs after `grace_s`."""
         why = "this machine is stopping"
+        await self._calibrator.stop()
         for attempt in list(self._attempts.values()):
             if attempt.ticket.place is Place.WAITING:
                 attempt.fail(Failure(FailureCode.DRAINING, why))
@@ -251,7 +266,7 @@ class ServedModel:
             kv_cache_tokens_free=admission.kv_tokens_free,
             prefill_tokens_per_s=self._meter.prefill_tokens_per_s,
             decode_tokens_per_s=self._meter.stream_tokens_per_s(admission.running),
-            detail=self.supervisor.detail,
+            detail=self.supervisor.detail or self._calibrator.what,
             restarts=self.supervisor.restarts,
             speeds=speeds,
         )
@@ -270,8 +285,17 @@ class ServedModel:
         if metered is None or not prompt:
             return
         prompt_tokens, output_tokens = int(prompt[-1]), int(output[-1]) if output else 0
+        cached = _CACHED_TOKENS.findall(tail)
         self._admission.corrected(ticket, prompt_tokens, output_tokens)
-        self._meter.answered_whole(metered, prompt_tokens, output_tokens, self._clock())
+        self._meter.answered_whole(
+            metered, prompt_tokens, output_tokens, self._clock(), int(cached[-1]) if cached else 0
+        )
+
+    def streamed(self, metered: Metered | None, tail: bytes) -> None:
+        """A stream ended well with its usage: what of the prompt was cached was no work."""
+        prompt, cached = _PROMPT_TOKENS.findall(tail), _CACHED_TOKENS.findall(tail)
+        if metered is not None and prompt and (cached or not self._caches):
+            self._meter.told(metered, int(prompt[-1]), int(cached[-1]) if cached else 0)
 
     def over(self, attempt: Attempt, metered: Metered | None) -> None:
         """The attempt ended; its place goes to those who wait."""
@@ -293,9 +317,23 @@ class ServedModel:
         metered = self._meter.started(request.prompt_tokens, request.streaming, now_s, told=not self._caches)
         attempt.run(engine, metered)
 
+    def restore(self, record: SpeedRecord) -> None:
+        """What an earlier life of the agent measured here."""
+        self._measured.restore(record, self._clock(), self._unix_clock())
+
+    def to_remember(self) -> SpeedRecord | None:
+        """What another life of the agent should know; None while that has not changed."""
+        return self._measured.to_remember(self._clock(), self._unix_clock())
+
+    # Its speed.
+
     def _engine_changed(self) -> None:
         supervisor = self.supervisor
         self._measured.engine_is(supervisor.state, supervisor.lifecycle.since_s, self._clock())
+        info, engine = supervisor.info, supervisor.engine
+        if supervisor.state is EngineState.READY and info is not None and engine is not None:
+            wanted = not self._attempts and self._measured.wants_calibration(self._clock())
+            self._calibrator.engine_ready(engine, info, self._calibration_s() if wanted else 0.0)
         self._changed()
 
     def _supersede(self, attempt: Attempt) -> None:
