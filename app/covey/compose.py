@@ -28,7 +28,14 @@ from covey.models import model_specs
 from covey.reach import ip_addresses, listen_ip, reachable
 from covey.security import key_ring
 from covey.setting import split_address
+from covey_gateway.core.batches.settings import DAY_S, BatchSettings
 from covey_gateway.core.settings import HttpSettings, RequestSettings
+from covey_gateway.io.batches.door import BatchDoor
+from covey_gateway.io.batches.library import BatchLibrary
+from covey_gateway.io.batches.metrics import BatchCollector
+from covey_gateway.io.batches.pages import BatchPages
+from covey_gateway.io.batches.peers import PeerPort
+from covey_gateway.io.batches.runner import BatchRunner
 from covey_gateway.io.grpc_door import GrpcDoor
 from covey_gateway.io.http_server import HttpServer
 from covey_gateway.io.loop_lag import LoopLag
@@ -61,6 +68,9 @@ from covey_scheduler.io.service import SchedulerService
 log = logging.getLogger(__name__)
 
 INCARNATION_BITS = 63
+BATCH_FOLDER = "batches"
+"""Below the state directory: uploaded files, batches and their answers."""
+
 STOP_LINGER_S = 0.5
 """Beyond the grace, for the last bytes of answers."""
 
@@ -148,7 +158,6 @@ class Agent:
             self._load_changed,
             speeds=SpeedBook(self._identity.state_dir, self._disk),
         )
-        self._mesh.serve_requests(self._node.open)
         self._scheduler = SchedulerService(
             self._mesh, boottime_s, time.time, SchedulerSettings(policy=self._configuration.policy)
         )
@@ -164,13 +173,30 @@ class Agent:
             mesh, boottime_s, random.random, RequestSettings(), self._metrics, choose_alone, loop
         )
         self._status = PoolStatus(mesh, identity.pool_id, identity.pool_name, self._runner, queue_lengths)
+        self._make_batches()
         pages = StandardPages(mesh.view, self._metrics.exposition, int(time.time()))
         routes = pages.routes().merged(AdminRoutes(self._status, self).routes()).merged(self._doctor.routes())
+        routes = routes.merged(BatchPages(self._batch_door).routes())
         keys = key_ring(self._configuration.keys)
         self._http = HttpServer(self._runner, keys, routes, self._http_settings(), self._metrics, boottime_s)
         configuration = self._configuration
         open_here = is_loopback(configuration.grpc) and not configuration.key_on_loopback
         self._grpc = GrpcDoor(configuration.grpc, self._runner, self._status, None if open_here else keys.user_of)
+
+    def _make_batches(self) -> None:
+        configuration, identity, mesh = self._configuration, self._identity, self._mesh
+        settings = BatchSettings(
+            storage_bytes_max=configuration.batch_storage_bytes,
+            file_bytes_max=configuration.batch_file_bytes,
+            kept_s=configuration.batch_keep_days * DAY_S,
+        )
+        folder = identity.state_dir / BATCH_FOLDER
+        self._library = BatchLibrary(folder, identity.node_id, settings, time.time)
+        self._batch_runner = BatchRunner(self._library, self._runner, mesh.view)
+        self._batch_door = BatchDoor(self._library, self._batch_runner, mesh, configuration.name)
+        self._batch_peers = PeerPort(self._batch_door.handle_here, self._node.open)
+        mesh.serve_requests(self._batch_peers.open)
+        self._metrics.registry.register(BatchCollector(self._batch_runner))
 
     def _http_settings(self) -> HttpSettings:
         configuration = self._configuration
@@ -207,7 +233,9 @@ class Agent:
         await self._start_mesh()
         self._scheduler.start()
         self._guard("node", self._node.start(lambda text: log.info("engine: %s", text)))
+        await self._library.open()
         await self._start_edges()
+        await self._batch_runner.start()
         self._monitor.start()
         self._monitor.subscribe(lambda _: self._addresses_changed())
         self._addresses_changed()
@@ -351,7 +379,14 @@ class Agent:
             return
         self._stopped = True
         await self._leave_sight()
-        await asyncio.gather(self._http.drain(grace_s), self._grpc.stop(grace_s), self._node.stop(grace_s))
+        await asyncio.gather(
+            self._batch_runner.stop(grace_s),
+            self._http.drain(grace_s),
+            self._grpc.stop(grace_s),
+            self._node.stop(grace_s),
+        )
+        await self._batch_peers.stop()
+        await self._library.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

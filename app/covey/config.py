@@ -106,6 +106,15 @@ class Configuration:
     etcd_certificate: Path | None = setting(None, read.path, "PEM file of the certificate to show to etcd.")
     etcd_key: Path | None = setting(None, read.path, "PEM file of that certificate's key.")
 
+    # --- Files and batches
+    batch_storage_bytes: int = setting(
+        20 * 2**30, read.size_bytes, "Disk that files and answers of batches may take on this machine (`20G`)."
+    )
+    batch_file_bytes: int = setting(200 * 2**20, read.size_bytes, "Largest file that may be uploaded (`200M`).")
+    batch_keep_days: float = setting(
+        30.0, read.quantity, "Days until files of batches and their results are deleted, unless the client says when."
+    )
+
     # --- Behaviour
     policy: str = setting(
         "predicted", read.one_of(*POLICIES), "How the leader chooses a machine; `predicted` unless comparing."
@@ -127,6 +136,7 @@ class Configuration:
         """Raise ConfigurationError for values that do not go together."""
         check_socket_room(self.runtime_dir)
         self._check_etcd()
+        self._check_batches()
         for name in ("http", "grpc"):
             if not self.keys and not is_loopback(getattr(self, name)):
                 raise ConfigurationError(
@@ -139,6 +149,11 @@ class Configuration:
                     f"the key of {owner} is shorter than {KEY_LENGTH_MIN} characters",
                     "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(24))'",
                 )
+
+    def _check_batches(self) -> None:
+        for name in ("batch_storage_bytes", "batch_file_bytes", "batch_keep_days"):
+            if not getattr(self, name):
+                raise ConfigurationError(f"{name} must be above 0", "leave it out for the usual value")
 
     def _check_etcd(self) -> None:
         certified = self.etcd_certificate is not None

@@ -6,6 +6,12 @@ import json
 import re
 from pathlib import Path
 
+from tests.support.batches import FakeDoor
+
+from covey_gateway.core.batches.settings import BatchSettings
+from covey_gateway.io.batches.library import BatchLibrary
+from covey_gateway.io.batches.metrics import BatchCollector
+from covey_gateway.io.batches.runner import BatchRunner
 from covey_gateway.io.metrics import GatewayMetrics
 from covey_mesh.core.facts import PoolView
 from covey_mesh.core.names import NodeId
@@ -17,7 +23,10 @@ SUFFIXES = ("_bucket", "_sum", "_count")
 
 def _exported() -> set[str]:
     metrics = GatewayMetrics("1", NODE, lambda: PoolView(NODE), dict, lambda: 0.0)
-    families = metrics.registry.collect()
+    library = BatchLibrary(Path(), NODE, BatchSettings(), lambda: 0.0)
+    metrics.registry.register(BatchCollector(BatchRunner(library, FakeDoor(), lambda: PoolView(NODE))))
+    families = list(metrics.registry.collect())
+    library.thread.close()
     names = {f.name + ("_total" if f.type == "counter" else "") for f in families}
     return {n for n in names if n.startswith("covey_")}
 

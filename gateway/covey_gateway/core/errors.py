@@ -44,6 +44,13 @@ class Code(enum.Enum):
 
 
 @dataclass(unsafe_hash=True)
+    OBJECT_NOT_FOUND = "object_not_found"
+    OBJECT_IN_USE = "object_in_use"
+    BATCH_ENDED = "batch_ended"
+    TOO_MANY_BATCHES = "too_many_batches"
+    OWNER_UNREACHABLE = "owner_unreachable"
+    STORAGE_FULL = "storage_full"
+    STORAGE_FAILED = "storage_failed"
 class GatewayError(Exception):
     """A refusal. `param` names the offending field; `retry_after_s` 0: no Retry-After header.
 

@@ -6,7 +6,7 @@ A page is a small async function; the edge gives it a complete request and sends
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -20,7 +20,10 @@ class Access(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class PlainRequest:
-    """`headers` has lower-case names. `tail` is what follows a prefix route. `user` is the key's owner, "" locally."""
+    """`headers` has lower-case names. `tail` is what follows a prefix route. `user` is the key's owner, "" locally.
+
+    `pieces` is the body of an upload route as it comes; it raises GatewayError where the rest does not come.
+    """
 
     method: str
     path: str
@@ -29,14 +32,19 @@ class PlainRequest:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     user: str = ""
+    pieces: AsyncIterator[bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PlainResponse:
+    """Complete in `body`, or sent as `pieces` come, `length` bytes of them (None: unknown)."""
+
     status: int = 200
     content_type: str = "application/json"
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
+    pieces: AsyncGenerator[bytes, None] | None = None
+    length: int | None = None
 
 
 Handler = Callable[[PlainRequest], Awaitable[PlainResponse]]
@@ -44,8 +52,11 @@ Handler = Callable[[PlainRequest], Awaitable[PlainResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
+    """`upload_bytes_max`: not 0 where the handler reads the body while it comes, up to that size."""
+
     handler: Handler
     access: Access = Access.KEYED
+    upload_bytes_max: int = 0
 
 
 class Routes:

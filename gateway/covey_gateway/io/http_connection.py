@@ -28,6 +28,7 @@ from covey_gateway.core.settings import HttpSettings
 from covey_gateway.io import http_head
 from covey_gateway.io.http_exchange import Exchange
 from covey_gateway.io.http_request import HttpRequest
+from covey_gateway.io.http_upload import Upload
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,9 @@ class ConnectionOwner(Protocol):
 
     def check(self, connection: HttpConnection, request: HttpRequest) -> None:
         """Once the head is there. Raises GatewayError if the request will not be served."""
+
+    def upload_bytes_max(self, request: HttpRequest) -> int:
+        """Not 0 where the path takes a body of that size while it comes."""
 
     def serve(self, exchange: Exchange) -> None: ...
 
@@ -123,6 +127,8 @@ class HttpConnection(asyncio.Protocol):
         self._deaf = True
         if self._exchange is not None:
             exchange, self._exchange = self._exchange, None
+            if exchange.request.upload is not None:
+                exchange.request.upload.gone()
             exchange.abandon()
             self._give_back(exchange.request)
         for request in (*self._waiting, *([self._reading] if self._reading else [])):
@@ -175,7 +181,10 @@ class HttpConnection(asyncio.Protocol):
         request.complete, request.size = True, 0
         try:
             request.read_url()
-            request.check_framing(settings.body_bytes_max, settings.header_count_max, settings.header_bytes_max)
+            if request.chunked or (request.declared_length or 0) > SMALL_BODY_BYTES:
+                request.upload_bytes_max = self._server.upload_bytes_max(request)
+            most = request.upload_bytes_max or settings.body_bytes_max
+            request.check_framing(most, settings.header_count_max, settings.header_bytes_max)
         except GatewayError as error:
             self._refuse_now(request, error)
             return
@@ -189,6 +198,8 @@ class HttpConnection(asyncio.Protocol):
             return
         if request.expects_continue and self._exchange is None and not self._waiting:
             self.transport.write(http_head.CONTINUE)
+        if request.upload_bytes_max:
+            self._begin_upload(request)
 
     def on_body(self, body: bytes) -> None:
         request = self._reading
@@ -196,6 +207,9 @@ class HttpConnection(asyncio.Protocol):
             return
         request.size += len(body)
         if request.error is not None:
+            return
+        if request.upload is not None:
+            self._take_upload(request.upload, request, body)
             return
         if request.size > self._server.settings.body_bytes_max:
             self._refuse_now(request, body_too_large(self._server.settings.body_bytes_max))
@@ -208,6 +222,10 @@ class HttpConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         request, self._reading = self._reading, None
         if request is None or self._deaf:
+            return
+        if request.upload is not None:
+            self._deaf = self._deaf or request.close
+            request.upload.end()
             return
         self._waiting.append(request)
         settings = self._server.settings
@@ -237,6 +255,10 @@ class HttpConnection(asyncio.Protocol):
 
     def finished(self, exchange: Exchange, keep: bool) -> None:
         self._exchange = None
+        if exchange.request.upload is not None:
+            exchange.request.upload.leave()
+            if self._reading is exchange.request:
+                self._reading = None
         self._give_back(exchange.request)
         if not keep:
             self._end()
@@ -253,7 +275,7 @@ class HttpConnection(asyncio.Protocol):
                 self.transport.abort()
         elif self._stalled_s is not None:
             self._sweep_stalled(now_s)
-        elif self._reading is not None and self._exchange is None:
+        elif self._reading is not None and (self._exchange is None or self._reading.upload is not None):
             self._sweep_reading(now_s, self._reading)
         elif self._exchange is None and not self._waiting:
             idle_s = now_s - self._heard_s
@@ -284,10 +306,34 @@ class HttpConnection(asyncio.Protocol):
         if not request.complete:
             if age_s > settings.header_timeout_s:
                 self._reject(request_timeout("head"))
+        elif request.upload is not None and request.upload.paused:
+            # Our own disk is slow, not the client.
+            self._heard_s = now_s
         elif now_s - self._heard_s > settings.body_silence_s or (
             age_s > settings.body_silence_s and request.size < settings.body_bytes_per_s_min * age_s
         ):
-            self._reject(request_timeout("body"))
+            self._refuse_now(request, request_timeout("body"))
+
+    # --- uploads -----------------------------------------------------------------------------------------------------
+
+    def _begin_upload(self, request: HttpRequest) -> None:
+        """The page begins while the body still comes."""
+        if self._exchange is not None or self._waiting:
+            self._refuse_now(request, bad_http("an upload cannot be pipelined behind another request"))
+            return
+        transport = self.transport
+        request.upload = Upload(transport.pause_reading, self._resume_upload)
+        self._start(request)
+
+    def _resume_upload(self) -> None:
+        if not self._lost and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def _take_upload(self, upload: Upload, request: HttpRequest, piece: bytes) -> None:
+        if request.size > request.upload_bytes_max:
+            self._refuse_now(request, body_too_large(request.upload_bytes_max))
+        else:
+            upload.feed(piece)
 
     # --- helpers -----------------------------------------------------------------------------------------------------
 
@@ -320,6 +366,10 @@ class HttpConnection(asyncio.Protocol):
         """Answer before the rest has arrived, and take nothing more from this connection."""
         self._reading = None
         self._deaf = True
+        if request.upload is not None:
+            # Its page is at work: it hears of it, and answers.
+            request.upload.fail(error)
+            return
         request.error, request.close = error, True
         self._waiting.append(request)
         self._pump()

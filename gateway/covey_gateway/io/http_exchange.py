@@ -40,7 +40,7 @@ class ExchangeOwner(Protocol):
 class Exchange:
     """Exactly one answer; everything after `finished` is ignored."""
 
-    __slots__ = ("_cors", "_done", "_head", "_held", "_owner", "_started", "active", "request", "task")
+    __slots__ = ("_cors", "_done", "_framed", "_head", "_held", "_owner", "_started", "active", "request", "task")
 
     def __init__(self, owner: ExchangeOwner, request: HttpRequest, cors_origin: str) -> None:
         self._owner = owner
@@ -49,6 +49,7 @@ class Exchange:
         self._head: AnswerHead | None = None
         self._held: bytes | None = None
         self._started = False
+        self._framed = False
         self._done = False
         self.active: ActiveRequest | None = None
         self.task: asyncio.Task[None] | None = None
@@ -98,6 +99,46 @@ class Exchange:
         pairs = (("content-type", response.content_type), *response.headers)
         self._whole(response.status, http_head.header_lines(pairs), response.body)
 
+    def open_page(self, response: PlainResponse) -> None:
+        """The head of a page whose body follows in pieces; with a HEAD request that is all."""
+        last = self._last or (response.length is None and not self._chunked)
+        self._started, self._framed = True, response.length is None and self._chunked
+        pairs = [("content-type", response.content_type), *response.headers]
+        if response.length is not None:
+            pairs.append(("content-length", str(response.length)))
+        self._owner.transport.write(
+            http_head.status_line(response.status)
+            + http_head.header_lines(pairs)
+            + self._common(last)
+            + (http_head.CHUNKED if self._framed else b"")
+            + b"\r\n"
+        )
+        if self.request.method == "HEAD":
+            self._finish(keep=not last)
+
+    def page_piece(self, piece: bytes) -> None:
+        """A piece of that body; wait while `active` is paused."""
+        if self._done or not piece:
+            return
+        if self._framed:
+            self._write_chunk(piece)
+        else:
+            self._owner.transport.write(piece)
+        self._owner.written()
+
+    def close_page(self, complete: bool) -> None:
+        """The body is over; an incomplete one shows by the connection's end."""
+        if self._done:
+            return
+        if complete and self._framed:
+            self._owner.transport.write(http_head.LAST_CHUNK)
+        self._finish(keep=complete and not self._last)
+
+    @property
+    def done(self) -> bool:
+        """True once nothing more is written, also because the client has left."""
+        return self._done
+
     def refuse(self, error: GatewayError, allow: str = "") -> None:
         """An error of the edge itself."""
         pairs = [("content-type", JSON)]
@@ -121,7 +162,7 @@ class Exchange:
 
     @property
     def _last(self) -> bool:
-        return self.request.close or self._owner.closing()
+        return self.request.close or self.request.unread or self._owner.closing()
 
     @property
     def _chunked(self) -> bool:

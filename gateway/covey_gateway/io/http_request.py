@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 import httptools
 
 from covey_gateway.core.errors import Code, GatewayError, bad_http, body_too_large, headers_too_large, invalid_field
+from covey_gateway.core.sharing import CLASSES
+from covey_gateway.io.http_upload import Upload
 
 SMALL_PIECE_BYTES = 4096
 """Pieces of a body below this are put together as they come: a piece of its own costs some 60 bytes, and a body in
 chunks of two bytes would take thirty times its size."""
 
 DEADLINE_MS_MAX = 24 * 3600 * 1000
-PRIORITIES = {"": 1, "interactive": 0, "normal": 1, "batch": 2}
 
 
 @dataclass(slots=True)
@@ -38,6 +39,8 @@ class HttpRequest:
     user: str = ""
     error: GatewayError | None = None
     allow: str = ""
+    upload_bytes_max: int = 0
+    upload: Upload | None = None
 
     def add_header(self, name: bytes, value: bytes) -> None:
         key = name.decode("latin-1").lower()
@@ -60,6 +63,11 @@ class HttpRequest:
         body = bytes(self.body[0]) if len(self.body) == 1 else b"".join(self.body)
         self.body = []
         return body
+
+    @property
+    def unread(self) -> bool:
+        """True while bytes of an upload are still to come: no further request can follow on the connection."""
+        return self.upload is not None and not self.upload.ended
 
     @property
     def expects_continue(self) -> bool:
@@ -115,9 +123,9 @@ class HttpRequest:
             raise invalid_field(f"x-covey-deadline-ms must be 1 to {DEADLINE_MS_MAX}", "x-covey-deadline-ms")
         return int(given) / 1000
 
-    def priority(self) -> int:
-        """From x-covey-priority. Raises GatewayError."""
+    def priority(self) -> int | None:
+        """From x-covey-priority; None without it. Raises GatewayError."""
         given = self.headers.get("x-covey-priority", "").lower()
-        if given not in PRIORITIES:
+        if given and given not in CLASSES:
             raise invalid_field("x-covey-priority must be interactive, normal or batch", "x-covey-priority")
-        return PRIORITIES[given]
+        return CLASSES.get(given)

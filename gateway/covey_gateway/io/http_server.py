@@ -6,6 +6,7 @@ Not here: the bytes of a connection (http_connection.py) and of an answer (http_
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
 import logging
 import os
@@ -229,6 +230,10 @@ class HttpServer:
         if found is None and not (request.path in ENGINE_PATHS and request.method == "POST"):
             self._check_known(request)
 
+    def upload_bytes_max(self, request: HttpRequest) -> int:
+        found = self._routes.find(request.method, request.path)
+        return found[0].upload_bytes_max if found else 0
+
     def _check_known(self, request: HttpRequest) -> None:
         methods = self._methods(request.path)
         if not methods:
@@ -277,8 +282,9 @@ class HttpServer:
     def _serve_page(self, exchange: Exchange, route: Route, tail: str) -> None:
         request = exchange.request
         plain = PlainRequest(
-            request.method, request.path, tail, request.query, request.headers, request.take_body(), request.user
-        )
+            request.method, request.path, tail, request.query, request.headers, request.take_body(), request.user,
+            None if request.upload is None else request.upload.pieces(),
+        )  # fmt: skip
         task = asyncio.get_running_loop().create_task(self._run_page(exchange, route, plain))
         exchange.task = task
         self._tasks.add(task)
@@ -286,7 +292,8 @@ class HttpServer:
 
     async def _run_page(self, exchange: Exchange, route: Route, plain: PlainRequest) -> None:
         try:
-            async with asyncio.timeout(self.settings.page_timeout_s):
+            # An upload takes as long as its client's line needs; a client that stalls is ended by the connection.
+            async with asyncio.timeout(self.settings.page_timeout_s if plain.pieces is None else None):
                 response = await route.handler(plain)
         except GatewayError as error:
             exchange.refuse(error)
@@ -297,7 +304,49 @@ class HttpServer:
             logger.exception("bug in a page", extra={"path": plain.path})
             exchange.refuse(errors.internal())
         else:
+            await self._send(exchange, response)
+
+    async def _send(self, exchange: Exchange, response: PlainResponse) -> None:
+        if response.pieces is None:
             exchange.page(response)
+            return
+        flow = _Flow()
+        exchange.active = flow
+        exchange.open_page(response)
+        try:
+            async with contextlib.aclosing(response.pieces):
+                async for piece in response.pieces:
+                    if exchange.done:
+                        return
+                    exchange.page_piece(piece)
+                    await flow.free.wait()
+        except GatewayError as error:
+            logger.info("an answer in pieces broke off", extra={"reason": error.code.value})
+            exchange.close_page(complete=False)
+        except Exception:
+            logger.exception("bug in a page")
+            exchange.close_page(complete=False)
+        else:
+            exchange.close_page(complete=True)
+
+
+class _Flow:
+    """The hold on a page that is sent in pieces (covey_gateway.core.front.ActiveRequest)."""
+
+    request_id = ""
+
+    def __init__(self) -> None:
+        self.free = asyncio.Event()
+        self.free.set()
+
+    def cancel(self) -> None:
+        """The page's task is cancelled by the exchange."""
+
+    def pause(self) -> None:
+        self.free.clear()
+
+    def resume(self) -> None:
+        self.free.set()
 
 
 def own_names() -> tuple[str, ...]:
