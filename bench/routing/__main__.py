@@ -18,17 +18,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from bench.routing.paired import interval, paired
 from bench.routing.pool import Fault, Pool, Scenario
 from bench.routing.trace import BLOCK_TOKENS, Request, read_trace, sample
 from covey_scheduler.core.policies import POLICIES
 from covey_scheduler.core.settings import SchedulerSettings
 
 OURS = "predicted"
+TTFT_FIGURES = (("mean_ttft", "first_token_mean"), ("p99_ttft", "first_token_p99"))
 CLAIRVOYANT = "clairvoyant"
 NO_LIMIT = 1_000_000
 """The simulated clients wait for ever: a queue that turned asks away would look fast."""
-
-STUDENT_T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +90,6 @@ def parse_fault(text: str, duration_s: float) -> Fault:
     return Fault(float(share) * duration_s, int(machine), joins=kind == "join")
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95% interval over seeds."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return mean, math.nan
-    return mean, STUDENT_T_95.get(len(values), 2.0) * statistics.stdev(values) / math.sqrt(len(values))
-
-
 def table(results: dict[str, list[Result]]) -> list[str]:
     """One line a policy: means over seeds, and the halves of their 95% intervals."""
     lines = [f"{'policy':<16} {'mean TTFT s':>16} {'p99 TTFT s':>16} {'mean completion s':>20}"]
@@ -116,17 +108,34 @@ def ratios(results: dict[str, list[Result]], equal: bool) -> dict[str, float]:
     def mean(policy: str, name: str) -> float:
         return statistics.fmean(getattr(each, name) for each in results[policy])
 
-    peers = [name for name in results if name not in (OURS, CLAIRVOYANT)]
-    blind = [name for name in peers if not POLICIES[name].speed_aware]
     found: dict[str, float] = {}
-    kinds = [("best_peer", peers)] if equal else [("best_speed_blind", blind), ("best_given_speeds", peers)]
-    for kind, names in kinds:
-        for short, name in (("mean_ttft", "first_token_mean"), ("p99_ttft", "first_token_p99")):
+    for kind, names in kinds(results, equal).items():
+        for short, name in TTFT_FIGURES:
             if names:
                 found[f"{short}_vs_{kind}"] = mean(OURS, name) / min(mean(peer, name) for peer in names)
     if CLAIRVOYANT in results:
         found["mean_completion_vs_clairvoyant"] = mean(OURS, "completion_mean") / mean(CLAIRVOYANT, "completion_mean")
     return found
+
+
+def kinds(results: dict[str, list[Result]], equal: bool) -> dict[str, list[str]]:
+    """Peers by what they know; where all machines are equal, speeds tell nothing."""
+    peers = [name for name in results if name not in (OURS, CLAIRVOYANT)]
+    blind = [name for name in peers if not POLICIES[name].speed_aware]
+    return {"best_peer": peers} if equal else {"best_speed_blind": blind, "best_given_speeds": peers}
+
+
+def pairs(results: dict[str, list[Result]], equal: bool) -> list[str]:
+    """Ours / the best peer's, seed by seed: geometric mean, 95% interval, and the p value of a sign-flip test."""
+    lines = []
+    for kind, names in kinds(results, equal).items():
+        for short, name in TTFT_FIGURES if names else ():
+            figures = {policy: [getattr(each, name) for each in results[policy]] for policy in (OURS, *names)}
+            best = min(names, key=lambda peer: statistics.fmean(figures[peer]))
+            found = paired(figures[OURS], figures[best])
+            interval_text = f"{found.low:.3f} to {found.high:.3f}"
+            lines.append(f"{short} / {kind} ({best}): {found.ratio:.3f}, 95% {interval_text}, p {found.p:.3f}")
+    return lines
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -171,7 +180,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
             print("\n".join(table(results)), flush=True)
             if OURS in results and len(results) > 1:
-                found = ratios(results, equal=len(set(chosen.speeds)) == 1)
+                equal = len(set(chosen.speeds)) == 1
+                print("seed by seed: " + "\n              ".join(pairs(results, equal)), flush=True)
+                found = ratios(results, equal)
                 lines += [f"ratio {name}_load_{load:g} {value:.3f}" for name, value in found.items()]
     print()
     print("\n".join(lines))

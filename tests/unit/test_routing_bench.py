@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from bench.routing.__main__ import CLAIRVOYANT, OURS, Job, Result, parse_fault, ratios, run
 from bench.routing.engine import Engine, EngineProfile, Sequence_
+from bench.routing.paired import paired, sign_flip_p
 from bench.routing.trace import Request, read_trace, sample, work_s
 
 PROFILE = EngineProfile(
@@ -116,3 +117,17 @@ def test_ratios_are_against_the_peer_best_at_each_figure() -> None:
         "mean_completion_vs_clairvoyant": 1.2,
     }
     assert ratios(results, equal=True)["mean_ttft_vs_best_peer"] == 0.8
+
+
+def test_paired_samples_give_a_ratio_an_interval_and_a_p_value() -> None:
+    found = paired([1.0, 2.0, 4.0, 1.0], [2.0, 4.0, 8.0, 2.0])
+    assert found == pytest.approx((0.5, 0.5, 0.5, 2 / 16)), "of 16 choices of signs, two are as far from 0"
+    assert paired([1.0, 2.0], [2.0, 1.0]).p == 1.0
+    assert paired([1.0], [2.0]).ratio == pytest.approx(0.5)
+    low, high = paired([1.0, 2.0, 3.0], [2.0, 2.5, 2.5])[1:3]
+    assert low < 1.0 < high
+
+
+def test_a_test_of_many_samples_draws_signs() -> None:
+    assert sign_flip_p([1.0] * 20) < 0.001
+    assert sign_flip_p([1.0, -1.0] * 10) == 1.0
