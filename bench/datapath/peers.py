@@ -104,6 +104,10 @@ def _nginx_command(port: int, engine_ports: Sequence[int]) -> list[str]:
     return [str(folder / "usr/sbin/nginx"), "-c", str(folder / "nginx.conf"), "-p", str(folder)]
 
 
+def _bare_relay(port: int, engine_ports: Sequence[int]) -> list[str]:
+    return [sys.executable, "-m", "bench.datapath.bare_relay", str(port), *map(str, engine_ports)]
+
+
 def _router(name: str, start: Sequence[str], policy: str) -> Callable[[int, Sequence[int]], list[str]]:
     """vllm-router, sglang-router and smg share one ancestor and its command line."""
 
@@ -134,6 +138,7 @@ _SGLANG = ("-m", "sglang_router.launch_router")
 _SMG = ("-m", "smg.launch_router")
 
 PEERS = (
+    Peer("bare Python relay", lambda: None, _bare_relay),
     Peer("nginx least_conn", _nginx, _nginx_command),
     _of_pip("vllm-router", "vllm-router round_robin", _router("vllm-router", _VLLM, "round_robin")),
     _of_pip("vllm-router", "vllm-router cache_aware", _router("vllm-router", _VLLM, "cache_aware")),
