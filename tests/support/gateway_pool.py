@@ -12,6 +12,7 @@ from covey_gateway.core.front import IncomingRequest
 from covey_gateway.core.settings import RequestSettings
 from covey_gateway.io.runner import RequestRunner
 from covey_scheduler.core.leaderless import choose_alone
+from covey_scheduler.core.sharding import ShardingSettings
 
 CHAT = "/v1/chat/completions"
 
@@ -19,7 +20,12 @@ CHAT = "/v1/chat/completions"
 class Pool:
     """A runner with everything around it."""
 
-    def __init__(self, mesh: FakeMesh | None = None, settings: RequestSettings | None = None) -> None:
+    def __init__(
+        self,
+        mesh: FakeMesh | None = None,
+        settings: RequestSettings | None = None,
+        sharding: ShardingSettings | None = None,
+    ) -> None:
         self.mesh = mesh or FakeMesh()
         self.timers = FakeTimers()
         self.observer = CountingObserver()
@@ -34,6 +40,7 @@ class Pool:
             self.timers,
             new_id=lambda: f"{next(ids):012x}",
             unix_clock=lambda: 1.7e9,
+            sharding=sharding,
         )
 
     def submit(self, deadline_s: float | None = None, path: str = CHAT, **fields: Any) -> tuple[FakeClient, Any]:

@@ -30,7 +30,8 @@ class IncomingRequest:
 
 @dataclass(frozen=True, slots=True)
 class AnswerHead:
-    """Precedes the body. `node_id` is None where no machine was involved (a refusal)."""
+    """Precedes the body. `node_id` is None where no machine was involved (a refusal), or several: `parts` says into
+    how many the request was cut (0: not at all), and `node_name` has all names known by then."""
 
     status: int
     content_type: str
@@ -41,6 +42,7 @@ class AnswerHead:
     attempts: int = 0
     why: str = ""
     retry_after_s: int = 0
+    parts: int = 0
 
 
 class ClientSink(Protocol):

@@ -68,6 +68,12 @@ class Observer(Protocol):
     def decided_alone(self) -> None:
         """This gateway chose a machine without the leader."""
 
+    def request_cut(self, path: str, parts: int) -> None:
+        """A request was cut into so many parts."""
+
+    def part_finished(self, summary: RequestSummary) -> None:
+        """A part of a cut request ended. Its `finished` is not called; that of the whole has no tokens or attempts."""
+
     def refused(self, reason: str) -> None:
         """An edge or the runner refused a request (before or instead of `request_started` where the edge did)."""
 
@@ -97,6 +103,12 @@ class SilentObserver:
         pass
 
     def decided_alone(self) -> None:
+        pass
+
+    def request_cut(self, path: str, parts: int) -> None:
+        pass
+
+    def part_finished(self, summary: RequestSummary) -> None:
         pass
 
     def refused(self, reason: str) -> None:

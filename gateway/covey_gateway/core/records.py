@@ -28,8 +28,25 @@ class AttemptRecord:
 
 
 @dataclass(slots=True)
+class PartRecord:
+    """One part of a cut request: units `begin` to `end` (inputs or texts to write), and the request that runs for it.
+
+    `started_s` is a reading of the gateway's clock, `total_s` since then."""
+
+    request_id: str
+    begin: int
+    end: int
+    started_s: float
+    node_id: NodeId | None = None
+    status: int = 0
+    error: str = ""
+    total_s: float | None = None
+
+
+@dataclass(slots=True)
 class RequestRecord:
-    """`status` is 0 while running, 499 when the client left. Seconds are since the request's arrival."""
+    """`status` is 0 while running, 499 when the client left. Seconds are since the request's arrival. `parts` of one
+    that was cut; `part_of`: the request that this is a part of."""
 
     request_id: str
     path: str
@@ -45,6 +62,8 @@ class RequestRecord:
     node_id: NodeId | None = None
     first_byte_s: float | None = None
     total_s: float | None = None
+    parts: list[PartRecord] = field(default_factory=list)
+    part_of: str = ""
 
     def decided(self, decision: Decision | None) -> None:
         if decision is not None and len(self.decisions) < DECISIONS_PER_REQUEST_MAX:

@@ -19,7 +19,8 @@ class RequestFacts:
     """What stays the same over all attempts. Times are readings of the injected clock, in seconds.
 
     `answer_tokens_most` is what the client allows, 0: what fits. `may_hold_back`: the engine may be silent over many
-    tokens (a tool call that is parsed whole).
+    tokens (a tool call that is parsed whole). `longest_prompt_tokens`: of several prompts in one request, about the
+    longest (what must fit a context); 0: there is one prompt.
     """
 
     request_id: str
@@ -35,6 +36,7 @@ class RequestFacts:
     deadline_at_s: float | None = None
     answer_tokens_most: int = 0
     may_hold_back: bool = False
+    longest_prompt_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ class Placing(RequestState):
             priority=facts.priority,
             deadline_s=0.0 if facts.deadline_at_s is None else max(0.001, facts.deadline_at_s - now_s),
             waited_s=now_s - facts.arrived_s,
+            longest_prompt_tokens=facts.longest_prompt_tokens,
         )
 
     def _queued(self, now_s: float, event: ev.Queued) -> list[ev.Effect]:
@@ -150,8 +151,9 @@ class Placing(RequestState):
             return errors.model_not_found(self.facts.model, standing.offered)
         if busy:
             return self._busy_error()
-        if 0 < standing.context_tokens < self.facts.prompt_tokens:
-            return errors.context_exceeded(standing.context_tokens, self.facts.prompt_tokens, "about")
+        longest = self.facts.longest_prompt_tokens or self.facts.prompt_tokens
+        if 0 < standing.context_tokens < longest:
+            return errors.context_exceeded(standing.context_tokens, longest, "about")
         return self._unavailable(errors.Code.NOTHING_ABLE_TO_SERVE)
 
     def _backing_off_tick(self, now_s: float, event: ev.Tick) -> list[ev.Effect]:

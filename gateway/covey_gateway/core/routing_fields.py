@@ -77,6 +77,13 @@ class RoutingFields:
     batch: bool
     prompt_tokens_least: int
 
+    @property
+    def units_most(self) -> int:
+        """No more independent parts than this, counted without parsing: every text has two quotes, every list of token
+        ids a bracket."""
+        prompts = self.prompt.count(b"[" if self.token_ids else b'"') if self.batch else 1
+        return self.choices * (prompts if self.token_ids else max(1, prompts // 2))
+
     def prompt_tokens(self, bytes_per_token: float, context_tokens: int) -> int:
         """Planning figure, at least 1, over all prompts. A batch counts as one context at most (`context_tokens`; 0:
         unknown), since each of its parts has a context of its own."""

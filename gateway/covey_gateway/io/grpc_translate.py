@@ -12,6 +12,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from covey_gateway.core.errors import JSON
 from covey_gateway.core.front import AnswerHead
 from covey_mesh.wire.v1 import inference_pb2 as wire
 
@@ -155,6 +156,8 @@ def served(head: AnswerHead) -> wire.Served:
         model=head.model,
         attempts=head.attempts,
         why=head.why,
+        parts=head.parts,
+        machines=head.node_name.split(", ") if head.parts and head.content_type == JSON else [],
     )
 
 
@@ -173,13 +176,17 @@ def usage(body: Mapping[str, Any]) -> wire.Usage | None:
 
 
 def continued(event: Mapping[str, Any]) -> wire.Served | None:
-    """The flag of a stream that another machine went on with (covey_gateway.core.splicing)."""
+    """The flag of a stream that another machine went on with (covey_gateway.core.splicing), or that several wrote."""
     flag = event.get("covey")
-    if not isinstance(flag, dict) or not isinstance(flag.get("continued"), int):
+    if not isinstance(flag, dict):
+        return None
+    continued, parts = flag.get("continued"), flag.get("parts")
+    if not isinstance(continued, int) and not isinstance(parts, int):
         return None
     machines = flag.get("machines")
     names = [str(name) for name in machines] if isinstance(machines, list) else []
-    return wire.Served(continued=max(0, flag["continued"]), machines=names)
+    known = {name: max(0, count) for name, count in (("continued", continued), ("parts", parts)) if count}
+    return wire.Served(machines=names, **known)
 
 
 def chat_response(body: Mapping[str, Any], head: AnswerHead) -> wire.ChatResponse:

@@ -15,7 +15,10 @@ CLOSE = b"connection: close\r\n"
 KEEP_ALIVE = b"connection: keep-alive\r\n"
 STREAM_HEADERS = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
-EXPOSED = "x-request-id, x-covey-node, x-covey-node-id, x-covey-model, x-covey-attempts, x-covey-why, retry-after"
+EXPOSED = (
+    "x-request-id, x-covey-node, x-covey-node-id, x-covey-model, x-covey-attempts, x-covey-parts, x-covey-why, "
+    "retry-after"
+)
 
 
 @lru_cache(maxsize=128)
@@ -47,11 +50,13 @@ def _who(node_id: str, node_name: str, model: str) -> str:
 
 def answer_lines(head: AnswerHead) -> bytes:
     """content-type and everything that tells where the answer came from."""
+    parts = f"x-covey-parts: {head.parts}\r\n" if head.parts else ""
+    who = _who(head.node_id or "", head.node_name, head.model)
     retry = f"retry-after: {head.retry_after_s}\r\n" if head.retry_after_s else ""
     why = f"x-covey-why: {clean(head.why)}\r\n" if head.why else ""
     return (
         f"content-type: {clean(head.content_type)}\r\nx-request-id: {clean(head.request_id)}\r\n"
-        f"{_who(head.node_id or '', head.node_name, head.model)}x-covey-attempts: {head.attempts}\r\n{why}{retry}"
+        f"{who}x-covey-attempts: {head.attempts}\r\n{parts}{why}{retry}"
     ).encode("ascii")
 
 

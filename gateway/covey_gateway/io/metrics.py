@@ -119,6 +119,11 @@ class GatewayMetrics:
             "covey_circuits_opened", "Times that a machine was left alone after stalls.",
             ["model", "node"], registry=registry,
         )  # fmt: skip
+        self._cut = Counter("covey_cut_requests", "Requests cut into parts.", ["path"], registry=registry)
+        self._parts = Counter(
+            "covey_parts", "Parts of cut requests that ended, by status.", ["model", "node", "status"],
+            registry=registry,
+        )  # fmt: skip
         self._refused = Counter("covey_refused", "Requests refused by this gateway.", ["reason"], registry=registry)
         self._broken = Counter("covey_broken_answers", "Answers that ended incomplete.", ["model"], registry=registry)
 
@@ -160,14 +165,26 @@ class GatewayMetrics:
         model, node = self._bounded(summary.model), self._bounded(summary.node_id or "")
         self._requests.labels(summary.path, model, str(summary.status)).inc()
         self._seconds.labels(summary.path, model).observe(summary.seconds)
-        self._attempts.inc(summary.attempts)
-        self._tokens.labels(model, node, "prompt").inc(summary.prompt_tokens)
-        self._tokens.labels(model, node, "output").inc(summary.output_tokens)
+        self._count_work(summary)
         if summary.broken:
             self._broken.labels(model).inc()
         if summary.streaming and summary.first_byte_s is not None and summary.output_tokens > 1:
             pace_s = (summary.seconds - summary.first_byte_s) / (summary.output_tokens - 1)
             self._per_token.labels(model, node).observe(pace_s)
+
+    def request_cut(self, path: str, parts: int) -> None:
+        self._cut.labels(path).inc()
+
+    def part_finished(self, summary: RequestSummary) -> None:
+        model, node = self._bounded(summary.model), self._bounded(summary.node_id or "")
+        self._parts.labels(model, node, str(summary.status)).inc()
+        self._count_work(summary)
+
+    def _count_work(self, summary: RequestSummary) -> None:
+        model, node = self._bounded(summary.model), self._bounded(summary.node_id or "")
+        self._attempts.inc(summary.attempts)
+        self._tokens.labels(model, node, "prompt").inc(summary.prompt_tokens)
+        self._tokens.labels(model, node, "output").inc(summary.output_tokens)
 
     def retried(self, reason: str) -> None:
         self._retries.labels(reason).inc()

@@ -7,6 +7,7 @@ Everything runs on the event loop's thread.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import secrets
 import time
@@ -16,9 +17,10 @@ from dataclasses import replace
 from covey_gateway.core import errors, offer
 from covey_gateway.core import request_events as ev
 from covey_gateway.core.circuit import CircuitBreaker
+from covey_gateway.core.cutting import CUT_PATHS, Units, units_of
 from covey_gateway.core.errors import GatewayError
 from covey_gateway.core.event_stream import TokenRatio
-from covey_gateway.core.front import AnswerHead, ClientSink, IncomingRequest
+from covey_gateway.core.front import ActiveRequest, AnswerHead, ClientSink, IncomingRequest
 from covey_gateway.core.observer import Observer
 from covey_gateway.core.paths import ENGINE_PATHS, PathKind
 from covey_gateway.core.progress import Pace, Work, pace_of
@@ -28,11 +30,15 @@ from covey_gateway.core.request_state import Surroundings
 from covey_gateway.core.retrying import BufferBudget
 from covey_gateway.core.routing_fields import (
     BYTES_PER_TOKEN,
+    TOKENS_MAX,
     RoutingFields,
     read_routing_fields,
 )
 from covey_gateway.core.settings import RequestSettings
+from covey_gateway.core.sharded_request import ShardedRequest
 from covey_gateway.io.flight import Flight, Timers
+from covey_gateway.io.flight import Surroundings as FlightSurroundings
+from covey_gateway.io.sharded_flight import CutRequest, PartSurroundings, ShardedFlight
 from covey_mesh.core.asking import Answer, Ask, AttemptReport, Decision, Outcome
 from covey_mesh.core.ballot import Ballot
 from covey_mesh.core.exchange import ForwardedRequest, ResponseSink, Upstream
@@ -40,6 +46,16 @@ from covey_mesh.core.facts import PoolView
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.ports import LinkLoss, Mesh
 from covey_scheduler.core.prefix import prefix_hashes
+from covey_scheduler.core.sharding import (
+    Part,
+    ShardingSettings,
+    Worker,
+    choices_worth_it,
+    cut_choices,
+    cut_inputs,
+    in_flight_limit,
+    workers_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +83,7 @@ class RequestRunner:
         timers: Timers,
         new_id: Callable[[], str] = lambda: secrets.token_hex(6),
         unix_clock: Callable[[], float] = time.time,
+        sharding: ShardingSettings | None = None,
     ) -> None:
         self.timers = timers
         self.observer = observer
@@ -89,6 +106,10 @@ class RequestRunner:
         )
         self._ratio = TokenRatio(BYTES_PER_TOKEN)
         self._flights: dict[str, Flight] = {}
+        self._sharding = sharding or ShardingSettings()
+        self._sharded: dict[str, ShardedFlight] = {}
+        self._sharded_budget = BufferBudget(self._sharding.held_total_bytes_max)
+        self._part_surroundings = PartSurroundings(self)
         self._in_flight: dict[NodeId, int] = {}
         self._leader = mesh.view().leader
         self._distrusted: tuple[NodeId, float] | None = None
@@ -102,7 +123,7 @@ class RequestRunner:
 
     # --- FrontDoor ---------------------------------------------------------------------------------------------------
 
-    def submit(self, request: IncomingRequest, sink: ClientSink) -> Flight | Refusal:
+    def submit(self, request: IncomingRequest, sink: ClientSink) -> ActiveRequest:
         """Never calls the sink before it returned. Never raises for what a client sent."""
         request_id = self._id_prefix + self._new_id()
         try:
@@ -111,7 +132,7 @@ class RequestRunner:
             self.observer.refused(error.code.value)
             return Refusal(self.timers, request_id, error, sink)
 
-    def _accept(self, request_id: str, request: IncomingRequest, sink: ClientSink) -> Flight:
+    def _accept(self, request_id: str, request: IncomingRequest, sink: ClientSink) -> ActiveRequest:
         self._check_room()
         kind = ENGINE_PATHS.get(request.path)
         if kind is None:
@@ -123,14 +144,100 @@ class RequestRunner:
         if limit and fields.prompt_tokens_least > limit:
             raise errors.context_exceeded(limit, fields.prompt_tokens_least, "at least")
         facts = self._facts(request_id, request, fields, model, limit)
-        flight = self._flight(facts, request.body, sink)
-        if model in offered:
-            flight.model_label = model
-            if not fields.token_ids:
-                flight.on_usage = lambda tokens: self._ratio.learn(model, fields.text_bytes, tokens)
-        self.observer.request_started(request.path, flight.model_label)
+        label = model if model in offered else ""
+        if fields.batch or fields.choices > 1:
+            cut = self._cut(facts, request.body, fields, label, limit)
+            if cut is not None:
+                return self._begin_parts(*cut, sink)
+        learn = None
+        if label and not fields.token_ids:
+            learn = functools.partial(self._ratio.learn, model, fields.text_bytes)
+        self.observer.request_started(request.path, label)
+        return self._begin(facts, request.body, sink, label, learn)
+
+    def _begin(
+        self,
+        facts: ev.RequestFacts,
+        body: bytes,
+        sink: ClientSink,
+        label: str,
+        on_usage: Callable[[int], None] | None,
+        part_of: str = "",
+    ) -> Flight:
+        flight = self._flight(facts, body, sink, self._part_surroundings if part_of else self)
+        flight.record.part_of = part_of
+        flight.model_label, flight.on_usage = label, on_usage
         self.timers.call_soon(lambda: self._feed(flight, ev.Started(self._leader)))
         return flight
+
+    # --- requests that are cut ---------------------------------------------------------------------------------------
+
+    def _cut(
+        self, facts: ev.RequestFacts, body: bytes, fields: RoutingFields, label: str, limit: int
+    ) -> tuple[CutRequest, list[Part], int] | None:
+        """The request as parts, with how many may be in flight; None where it stays whole."""
+        settings = self._sharding
+        if not settings.enabled or not label or len(self._sharded) >= settings.requests_max:
+            return None
+        if facts.path not in CUT_PATHS or fields.units_most < 2:
+            return None
+        workers = workers_of(facts.model, self._mesh.view().members.values())
+        units = units_of(facts.path, body, fields) if len(workers) > 1 else None
+        if units is None:
+            return None
+        ratio = self._ratio.of(facts.model)
+        parts = self._parts(facts, units, workers, ratio)
+        cut = CutRequest(facts, units, ratio, limit, label)
+        return (cut, parts, in_flight_limit(workers, not units.embeds, settings)) if len(parts) > 1 else None
+
+    def _parts(self, facts: ev.RequestFacts, units: Units, workers: list[Worker], ratio: float) -> list[Part]:
+        whole = Part(0, units.count)
+        if units.embeds:
+            return cut_inputs(units.prompt_tokens(whole, ratio), workers, self._sharding)
+        each = facts.max_output_tokens // units.choices
+        if units.prompts == 1 and not choices_worth_it(facts.prompt_tokens, each, workers):
+            return [whole]
+        parts = cut_choices(units.prompts, units.choices, self._sharding)
+        # Parts with several texts could not be continued elsewhere: such a stream stays with one machine.
+        return [whole] if units.streaming and len(parts) < units.count else parts
+
+    def _begin_parts(self, cut: CutRequest, parts: list[Part], in_flight_max: int, sink: ClientSink) -> ShardedFlight:
+        facts, settings = cut.facts, self._sharding
+        record = self._record(facts)
+        machine = ShardedRequest(cut.units, parts, in_flight_max, settings.held_bytes_max, self._sharded_budget)
+        flight = ShardedFlight(self, cut, machine, record, sink)
+        self.records.add(record)
+        self._sharded[facts.request_id] = flight
+        self._empty.clear()
+        self.observer.request_started(facts.path, cut.model_label)
+        self.observer.request_cut(facts.path, len(parts))
+        return flight
+
+    def open_part(self, cut: CutRequest, number: int, attempt: int, part: Part, sink: ClientSink) -> Flight:
+        """A request like any other, for one part of a cut one (covey_gateway.io.sharded_flight.Owner)."""
+        whole, units = cut.facts, cut.units
+        tokens = units.prompt_tokens(part, cut.bytes_per_token) or [whole.prompt_tokens]
+        total = min(sum(tokens), TOKENS_MAX)
+        texts, choices = part.end - part.begin, units.choices
+        facts = replace(
+            whole,
+            request_id=f"{whole.request_id}.{number}" + (f"-{attempt}" if attempt > 1 else ""),
+            prompt_tokens=total,
+            longest_prompt_tokens=min(total, cut.context_tokens or total) if len(tokens) > 1 else 0,
+            max_output_tokens=whole.max_output_tokens // choices * texts,
+            answer_tokens_most=whole.answer_tokens_most // choices * texts,
+            arrived_s=self._clock(),
+            # The same prompt everywhere would draw all its choices to one machine.
+            prefix_hashes=whole.prefix_hashes if number == 0 and units.prompts == 1 else (),
+        )
+        learn, text_bytes = None, units.text_bytes(part)
+        if text_bytes:
+            learn = functools.partial(self._ratio.learn, whole.model, text_bytes)
+        return self._begin(facts, units.body(part), sink, cut.model_label, learn, whole.request_id)
+
+    def parts_landed(self, request_id: str) -> None:
+        self._sharded.pop(request_id, None)
+        self._note_landing()
 
     def _check_room(self) -> None:
         if self._draining:
@@ -169,8 +276,17 @@ class RequestRunner:
             may_hold_back=any(field in request.body for field in HOLDING_BACK),
         )
 
-    def _flight(self, facts: ev.RequestFacts, body: bytes, sink: ClientSink) -> Flight:
-        record = RequestRecord(
+    def _flight(self, facts: ev.RequestFacts, body: bytes, sink: ClientSink, around: FlightSurroundings) -> Flight:
+        record = self._record(facts)
+        machine = RequestMachine(facts, self._settings, self._budget, self._jitter, body, self._around)
+        flight = Flight(around, machine, record, body, sink)
+        self.records.add(record)
+        self._flights[facts.request_id] = flight
+        self._empty.clear()
+        return flight
+
+    def _record(self, facts: ev.RequestFacts) -> RequestRecord:
+        return RequestRecord(
             request_id=facts.request_id,
             path=facts.path,
             model=facts.model,
@@ -179,12 +295,6 @@ class RequestRunner:
             max_output_tokens=facts.max_output_tokens,
             arrived_at_unix_s=self._unix_clock(),
         )
-        machine = RequestMachine(facts, self._settings, self._budget, self._jitter, body, self._around)
-        flight = Flight(self, machine, record, body, sink)
-        self.records.add(record)
-        self._flights[facts.request_id] = flight
-        self._empty.clear()
-        return flight
 
     def _offered(self) -> dict[str, int]:
         read_at_s, offered = self._offer
@@ -206,8 +316,8 @@ class RequestRunner:
 
     @property
     def active(self) -> int:
-        """Requests held now, waiting ones included."""
-        return len(self._flights)
+        """Requests held now, waiting ones and parts of cut ones included."""
+        return len(self._flights) + len(self._sharded)
 
     async def drain(self, grace_s: float) -> bool:
         """Refuse what comes; let what is here finish. False if something was still running after `grace_s`."""
@@ -325,7 +435,10 @@ class RequestRunner:
 
     def landed(self, flight: Flight) -> None:
         self._flights.pop(flight.request_id, None)
-        if not self._flights:
+        self._note_landing()
+
+    def _note_landing(self) -> None:
+        if not self._flights and not self._sharded:
             self._empty.set()
 
     # --- helpers -----------------------------------------------------------------------------------------------------

@@ -118,6 +118,19 @@ def explained(record: RequestRecord, gateway: NodeId) -> wire.ExplainRequestResp
         error=record.error,
         first_byte_s=record.first_byte_s,
         total_s=record.total_s,
+        parts=[
+            wire.PartRecord(
+                request_id=p.request_id,
+                begin=p.begin,
+                end=p.end,
+                node_id=p.node_id or "",
+                status=p.status,
+                error=p.error,
+                total_s=p.total_s,
+            )
+            for p in record.parts
+        ],
+        part_of=record.part_of,
     )
 
 

@@ -30,6 +30,8 @@ class Ask:
     has waited already, so that a new leader keeps its place in line. `deadline_s` is time left; 0: none.
     `user` is who shares fairly, `priority` 0 interactive, 1 normal, 2 batch. `user_ahead_tokens`, told to a new leader
     only: how far the last one said that this user is ahead (see Answer).
+    `prompt_tokens` is the work, over all prompts; where a request has several independent ones, `longest_prompt_tokens`
+    is what must fit a context (0: the same).
     """
 
     request_id: str
@@ -44,6 +46,12 @@ class Ask:
     deadline_s: float = 0.0
     waited_s: float = 0.0
     user_ahead_tokens: int = 0
+    longest_prompt_tokens: int = 0
+
+    @property
+    def context_tokens(self) -> int:
+        """What must fit a machine's context."""
+        return self.longest_prompt_tokens or self.prompt_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ def ask_to_wire(ask: Ask) -> link_pb2.Ask:
         request_id=ask.request_id,
         attempt=ask.attempt,
         model=ask.model,
-        prompt_tokens=ask.prompt_tokens,
+        prompt_tokens=ask.context_tokens,
         max_output_tokens=ask.max_output_tokens,
         prefix_hashes=ask.prefix_hashes[:PREFIX_HASHES_MAX],
         excluded={str(node): clipped(reason) for node, reason in ask.excluded.items()},
@@ -79,6 +79,7 @@ def ask_to_wire(ask: Ask) -> link_pb2.Ask:
         deadline_ms=to_ms(ask.deadline_s),
         waited_ms=to_ms(ask.waited_s),
         user_ahead_tokens=ask.user_ahead_tokens,
+        total_prompt_tokens=ask.prompt_tokens if ask.longest_prompt_tokens else 0,
     )
 
 
@@ -89,7 +90,7 @@ def ask_from_wire(message: link_pb2.Ask) -> Ask:
         request_id=text(message.request_id, "a request id"),
         attempt=message.attempt,
         model=text(message.model, "a model's name"),
-        prompt_tokens=message.prompt_tokens,
+        prompt_tokens=message.total_prompt_tokens or message.prompt_tokens,
         max_output_tokens=message.max_output_tokens,
         prefix_hashes=tuple(bounded(message.prefix_hashes, PREFIX_HASHES_MAX, "prefix hashes")),
         excluded={node_id(key): text(reason, "a reason") for key, reason in excluded.items()},
@@ -98,6 +99,7 @@ def ask_from_wire(message: link_pb2.Ask) -> Ask:
         deadline_s=from_ms(message.deadline_ms),
         waited_s=from_ms(message.waited_ms),
         user_ahead_tokens=message.user_ahead_tokens,
+        longest_prompt_tokens=message.prompt_tokens if message.total_prompt_tokens else 0,
     )
 
 

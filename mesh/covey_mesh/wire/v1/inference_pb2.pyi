@@ -125,7 +125,7 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., total_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ...) -> None: ...
 
 class Served(_message.Message):
-    __slots__ = ("request_id", "node_id", "node_name", "model", "attempts", "why", "continued", "machines")
+    __slots__ = ("request_id", "node_id", "node_name", "model", "attempts", "why", "continued", "machines", "parts")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     NODE_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -134,6 +134,7 @@ class Served(_message.Message):
     WHY_FIELD_NUMBER: _ClassVar[int]
     CONTINUED_FIELD_NUMBER: _ClassVar[int]
     MACHINES_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     node_id: str
     node_name: str
@@ -142,7 +143,8 @@ class Served(_message.Message):
     why: str
     continued: int
     machines: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, request_id: _Optional[str] = ..., node_id: _Optional[str] = ..., node_name: _Optional[str] = ..., model: _Optional[str] = ..., attempts: _Optional[int] = ..., why: _Optional[str] = ..., continued: _Optional[int] = ..., machines: _Optional[_Iterable[str]] = ...) -> None: ...
+    parts: int
+    def __init__(self, request_id: _Optional[str] = ..., node_id: _Optional[str] = ..., node_name: _Optional[str] = ..., model: _Optional[str] = ..., attempts: _Optional[int] = ..., why: _Optional[str] = ..., continued: _Optional[int] = ..., machines: _Optional[_Iterable[str]] = ..., parts: _Optional[int] = ...) -> None: ...
 
 class ChatResponse(_message.Message):
     __slots__ = ("message", "finish_reason", "usage", "served", "choices")

@@ -52,7 +52,7 @@ class ExplainRequestRequest(_message.Message):
     def __init__(self, request_id: _Optional[str] = ...) -> None: ...
 
 class ExplainRequestResponse(_message.Message):
-    __slots__ = ("request_id", "gateway_node_id", "decisions", "attempts", "status", "path", "model", "streaming", "prompt_tokens", "max_output_tokens", "arrived_at_unix_s", "error", "first_byte_s", "total_s")
+    __slots__ = ("request_id", "gateway_node_id", "decisions", "attempts", "status", "path", "model", "streaming", "prompt_tokens", "max_output_tokens", "arrived_at_unix_s", "error", "first_byte_s", "total_s", "parts", "part_of")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     GATEWAY_NODE_ID_FIELD_NUMBER: _ClassVar[int]
     DECISIONS_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +67,8 @@ class ExplainRequestResponse(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     FIRST_BYTE_S_FIELD_NUMBER: _ClassVar[int]
     TOTAL_S_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    PART_OF_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     gateway_node_id: str
     decisions: _containers.RepeatedCompositeFieldContainer[_types_pb2.Decision]
@@ -81,7 +83,27 @@ class ExplainRequestResponse(_message.Message):
     error: str
     first_byte_s: float
     total_s: float
-    def __init__(self, request_id: _Optional[str] = ..., gateway_node_id: _Optional[str] = ..., decisions: _Optional[_Iterable[_Union[_types_pb2.Decision, _Mapping]]] = ..., attempts: _Optional[_Iterable[_Union[AttemptRecord, _Mapping]]] = ..., status: _Optional[int] = ..., path: _Optional[str] = ..., model: _Optional[str] = ..., streaming: _Optional[bool] = ..., prompt_tokens: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., arrived_at_unix_s: _Optional[float] = ..., error: _Optional[str] = ..., first_byte_s: _Optional[float] = ..., total_s: _Optional[float] = ...) -> None: ...
+    parts: _containers.RepeatedCompositeFieldContainer[PartRecord]
+    part_of: str
+    def __init__(self, request_id: _Optional[str] = ..., gateway_node_id: _Optional[str] = ..., decisions: _Optional[_Iterable[_Union[_types_pb2.Decision, _Mapping]]] = ..., attempts: _Optional[_Iterable[_Union[AttemptRecord, _Mapping]]] = ..., status: _Optional[int] = ..., path: _Optional[str] = ..., model: _Optional[str] = ..., streaming: _Optional[bool] = ..., prompt_tokens: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., arrived_at_unix_s: _Optional[float] = ..., error: _Optional[str] = ..., first_byte_s: _Optional[float] = ..., total_s: _Optional[float] = ..., parts: _Optional[_Iterable[_Union[PartRecord, _Mapping]]] = ..., part_of: _Optional[str] = ...) -> None: ...
+
+class PartRecord(_message.Message):
+    __slots__ = ("request_id", "begin", "end", "node_id", "status", "error", "total_s")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    BEGIN_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_S_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    begin: int
+    end: int
+    node_id: str
+    status: int
+    error: str
+    total_s: float
+    def __init__(self, request_id: _Optional[str] = ..., begin: _Optional[int] = ..., end: _Optional[int] = ..., node_id: _Optional[str] = ..., status: _Optional[int] = ..., error: _Optional[str] = ..., total_s: _Optional[float] = ...) -> None: ...
 
 class AttemptRecord(_message.Message):
     __slots__ = ("attempt", "node_id", "outcome", "first_byte_s", "total_s")
