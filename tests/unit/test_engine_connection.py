@@ -147,3 +147,11 @@ def test_bytes_after_the_end_of_an_answer_break_it() -> None:
 )
 def test_only_chunk(data: bytes, content: bytes) -> None:
     assert only_chunk(data) == content
+
+
+def test_a_chunk_size_cut_in_two_is_the_parsers() -> None:
+    rig = Rig()
+    rig.ask()
+    for part in (HEAD + b"1\r\na\r\n0", b"3\r\nbcd\r\n", b"1\r\ne\r\n", b"0\r\n\r\n"):
+        rig.connection.data_received(part)
+    assert (rig.body, rig.ends) == (b"abcde", [None])
