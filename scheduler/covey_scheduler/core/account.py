@@ -139,7 +139,8 @@ class PoolAccount:
                 question.now_s,
                 prompt,
                 seconds,
-                whole_prompt_tokens=ask.prompt_tokens,
+                0.0,
+                ask.prompt_tokens,
             ),
             (report.incarnation, report.sequence),
         )

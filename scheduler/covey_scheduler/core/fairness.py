@@ -57,7 +57,9 @@ class VirtualCounters:
         return self.of(user) - self._uncertain(user)
 
     def _lowest(self, waiting: Collection[str]) -> float:
-        return max(0.0, min((self._certain(other) for other in waiting), default=self._floor))
+        if not waiting:
+            return self._floor
+        return max(0.0, min(map(self._certain, waiting)))
 
     def _set(self, user: str, value: float) -> None:
         self._counters[user] = value

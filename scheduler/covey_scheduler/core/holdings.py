@@ -43,7 +43,10 @@ class Holdings:
         """`answer_charge`: what the user is charged for an answer whose length nobody knows yet."""
         self.ended(key)
         self._by_key[key] = _Held(model, user, node_id, batch, answer_charge)
-        self._users.setdefault(model, Counter())[user] += 1
+        users = self._users.get(model)
+        if users is None:
+            users = self._users[model] = Counter()
+        users[user] += 1
         answers = self._answers.setdefault(model, {})
         answers[user] = answers.get(user, 0.0) + answer_charge
         if batch:

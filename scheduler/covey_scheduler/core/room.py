@@ -66,18 +66,20 @@ class Audience:
         self._pressing_at_s: OrderedDict[str, float] = OrderedDict()
 
     def heard(self, model: str, user: str, priority: int, now_s: float) -> None:
-        users = self._users.setdefault(model, OrderedDict())
+        users = self._users.get(model)
+        if users is None:
+            users = self._users[model] = OrderedDict()
         users[user] = now_s
         users.move_to_end(user)
-        while len(users) > 2:
+        if len(users) > 2:
             users.popitem(last=False)
+        self._users.move_to_end(model)
         if priority < PRIORITY_LOWEST:
             self._pressing_at_s[model] = now_s
-        for table in (self._users, self._pressing_at_s):
-            if model in table:
-                table.move_to_end(model)
-            while len(table) > self._settings.models_max:
-                table.popitem(last=False)
+            self._pressing_at_s.move_to_end(model)
+        if len(self._users) > self._settings.models_max:
+            forgotten, _ = self._users.popitem(last=False)
+            self._pressing_at_s.pop(forgotten, None)
 
     def others(self, model: str, user: str, now_s: float) -> bool:
         """True if a user other than this one was heard within `others_remembered_s`."""

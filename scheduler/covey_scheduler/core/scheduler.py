@@ -371,7 +371,12 @@ class Scheduler:
         decision = self._decision(now_s, entry, Outcome.ASSIGNED, ranking, node_id)
         ahead = int(self._queues.ahead(ask.model, ask.user))
         answer = Answer(ask.request_id, ask.attempt, Outcome.ASSIGNED, node_id, decision, user_ahead_tokens=ahead)
-        self._remember(entry.key, _Known(ask.attempt, ask.model, ask.user, answer, charged))
+        known = self._known.get(entry.key)
+        if known is None:
+            # Forgotten while it waited.
+            known = _Known(ask.attempt, ask.model, ask.user)
+            self._remember(entry.key, known)
+        known.answer, known.charged = answer, charged
         return Reply(entry.gateway, answer)
 
     def _queued(self, now_s: float, entry: Entry, ranking: Ranking) -> Effect:
