@@ -63,6 +63,7 @@ from covey_node.io.node import Node
 from covey_node.io.speed_book import SpeedBook
 from covey_scheduler.core.leaderless import choose_alone
 from covey_scheduler.core.settings import SchedulerSettings
+from covey_scheduler.core.sharding import ShardingSettings
 from covey_scheduler.io.service import SchedulerService
 
 log = logging.getLogger(__name__)
@@ -170,8 +171,9 @@ class Agent:
         mesh.subscribe(self._metrics)
         self._loop_lag = LoopLag(loop, self._metrics.loop_lagged)
         self._runner = RequestRunner(
-            mesh, boottime_s, random.random, RequestSettings(), self._metrics, choose_alone, loop
-        )
+            mesh, boottime_s, random.random, RequestSettings(), self._metrics, choose_alone, loop,
+            sharding=self._sharding(),
+        )  # fmt: skip
         self._status = PoolStatus(mesh, identity.pool_id, identity.pool_name, self._runner, queue_lengths)
         self._make_batches()
         pages = StandardPages(mesh.view, self._metrics.exposition, int(time.time()))
@@ -197,6 +199,10 @@ class Agent:
         self._batch_peers = PeerPort(self._batch_door.handle_here, self._node.open)
         mesh.serve_requests(self._batch_peers.open)
         self._metrics.registry.register(BatchCollector(self._batch_runner))
+
+    def _sharding(self) -> ShardingSettings:
+        configuration = self._configuration
+        return ShardingSettings(enabled=configuration.shard_requests, inputs_min=configuration.shard_inputs_min)
 
     def _http_settings(self) -> HttpSettings:
         configuration = self._configuration

@@ -119,6 +119,12 @@ class Configuration:
     policy: str = setting(
         "predicted", read.one_of(*POLICIES), "How the leader chooses a machine; `predicted` unless comparing."
     )
+    shard_requests: bool = setting(
+        True, read.switch, "Cut requests with many inputs, prompts or choices over the machines of the pool."
+    )
+    shard_inputs_min: int = setting(
+        32, read.count, "Embedding requests with fewer inputs go to one machine whole; at least 2."
+    )
     grace_s: float = setting(30.0, read.quantity, "How long requests in flight may take to finish when stopping.")
     log_level: str = setting(
         "warning", read.one_of("debug", "info", "warning", "error"), "Least important message to log."
@@ -135,6 +141,8 @@ class Configuration:
     def check(self) -> None:
         """Raise ConfigurationError for values that do not go together."""
         check_socket_room(self.runtime_dir)
+        if self.shard_inputs_min < 2:
+            raise ConfigurationError("shard_inputs_min must be at least 2", "set shard_requests = false to cut nothing")
         self._check_etcd()
         self._check_batches()
         for name in ("http", "grpc"):
