@@ -107,6 +107,10 @@ def explanation(found: Json, names: Mapping[str, str]) -> RenderableType:
     parts: list[RenderableType] = [Text(f"request {found['request_id']}: {_ending(found)}", style="bold")]
     for decision in found["decisions"]:
         parts += [Text(), _decision_line(decision, names), _candidates(decision, names)]
+    if found.get("part_of"):
+        parts.insert(1, Text(f"a part of {found['part_of']}", style="dim"))
+    if found.get("parts"):
+        parts += [Text(), _parts(found["parts"], names)]
     for attempt in found["attempts"]:
         name = names.get(attempt["node_id"], attempt["node_id"][:8])
         parts.append(
@@ -116,6 +120,20 @@ def explanation(found: Json, names: Mapping[str, str]) -> RenderableType:
             )
         )
     return Group(*parts)
+
+
+def _parts(parts: list[Json], names: Mapping[str, str]) -> Table:
+    """One row a part of a cut request; each can be explained by its own id."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("  PART", "UNITS", "MACHINE", "STATUS", "TOOK"):
+        table.add_column(title, overflow="fold")
+    for part in parts:
+        units = f"{part['begin']}" if part["end"] - part["begin"] == 1 else f"{part['begin']} to {part['end'] - 1}"
+        machine = names.get(part["node_id"], part["node_id"][:8]) or "-"
+        status = " ".join(each for each in (str(part["status"] or "running"), part["error"]) if each)
+        row = (f"  {part['request_id']}", units, machine, status, _seconds(part.get("total_s")))
+        table.add_row(*(escape(cell) for cell in row))
+    return table
 
 
 def _ending(found: Json) -> str:
