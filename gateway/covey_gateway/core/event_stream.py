@@ -11,6 +11,7 @@ import re
 from covey_mesh.core.exchange import Failure, FailureCode
 
 EVENT_END = b"\n\n"
+EVENT_MARK = b"data:"
 EVENT_BYTES_MAX = 1024 * 1024
 """A longer tail without an event's end is passed on as it is."""
 
@@ -41,21 +42,27 @@ class EventAligner:
         self._last = b""
 
     def feed(self, chunk: bytes) -> bytes:
-        """Whole events, ready to send; may be empty."""
-        if self._tail:
-            chunk = self._tail + chunk
-            self._tail = b""
-        if not chunk.endswith(EVENT_END):
-            cut = chunk.rfind(EVENT_END) + len(EVENT_END)
-            if cut < len(EVENT_END):
-                cut = len(chunk) if len(chunk) > EVENT_BYTES_MAX else 0
-            chunk, self._tail = chunk[:cut], chunk[cut:]
-        if chunk:
-            self.events += chunk.count(b"data:")
-            self._before, self._last = self._last, chunk
+        """Whole events, ready to send; may be empty. Nearly always one event, which is passed on as it is."""
+        if self._tail or not chunk.endswith(EVENT_END):
+            chunk = self._cut(chunk)
+            if not chunk:
+                return chunk
+        self.events += chunk.count(EVENT_MARK)
+        self._before, self._last = self._last, chunk
         return chunk
 
     def flush(self) -> bytes:
+    def _cut(self, chunk: bytes) -> bytes:
+        """What was held back and the new bytes, up to the last event's end; the rest is held back."""
+        chunk, self._tail = self._tail + chunk, b""
+        if chunk.endswith(EVENT_END):
+            return chunk
+        cut = chunk.rfind(EVENT_END) + len(EVENT_END)
+        if cut < len(EVENT_END):
+            cut = len(chunk) if len(chunk) > EVENT_BYTES_MAX else 0
+        self._tail = chunk[cut:]
+        return chunk[:cut]
+
         """What was held back; the source ended well."""
         tail, self._tail = self._tail, b""
         return tail

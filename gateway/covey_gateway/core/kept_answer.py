@@ -26,8 +26,8 @@ class KeptAnswer:
 
     def add(self, chunk: bytes) -> None:
         """Whole events only."""
-        self._size += len(chunk)
-        if self._size <= self._granted:
+        self._size = size = self._size + len(chunk)
+        if size <= self._granted:
             self._chunks.append(chunk)
         elif not self.overflowed:
             self._add_beyond_grant(chunk)

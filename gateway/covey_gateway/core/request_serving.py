@@ -110,16 +110,17 @@ class Serving(Continuing):
 
     def relay(self, chunk: bytes) -> bytes:
         """Only in RELAYING: the bytes that may go to the client now. Feed EngineFault where it leaves `faulty`."""
-        assert self.phase is Phase.RELAYING
         self._moved = True
-        if self._aligner is None:
+        aligner = self._aligner
+        if aligner is None:
             return chunk
         out = self._aligner.feed(chunk)
         if ERROR_EVENT in out:
             self._faulty = out
             return b""
-        if out and self._kept is not None:
-            self._kept.add(out)
+        kept = self._kept
+        if kept is not None and out:
+            kept.add(out)
         return out
 
     @property

@@ -23,6 +23,9 @@ from covey_mesh.core.names import NodeId
 
 logger = logging.getLogger(__name__)
 
+RELAYING = Phase.RELAYING
+"""Looked at for each token."""
+
 
 class Cancellable(Protocol):
     def cancel(self) -> None: ...
@@ -83,12 +86,13 @@ class _AttemptSink:
 
     def data(self, chunk: bytes) -> None:
         flight = self._flight
-        if flight.machine.phase is Phase.RELAYING and flight.machine.attempt == self._attempt:
-            out = flight.machine.relay(chunk)
+        machine = flight.machine
+        if machine.phase is RELAYING and machine.attempt == self._attempt:
+            out = machine.relay(chunk)
             if out:
                 if not flight.gone:
                     flight.client.data(out)
-            elif flight.machine.faulty:
+            elif machine.faulty:
                 flight.feed(ev.EngineFault(self._attempt))
         else:
             flight.feed(ev.UpstreamData(self._attempt, chunk))

@@ -83,7 +83,7 @@ class HttpConnection(asyncio.Protocol):
         self._reading_paused = False
         self._lost = False
         self._heard_s = server.now_s()
-        self._stalled_s: float | None = None
+        self.stalled_s: float | None = None
         self._stalled_bytes = 0
         self._linger_until_s: float | None = None
 
@@ -137,13 +137,13 @@ class HttpConnection(asyncio.Protocol):
         self._server.gone(self)
 
     def pause_writing(self) -> None:
-        self._stalled_s = self._server.now_s()
+        self.stalled_s = self._server.now_s()
         self._stalled_bytes = self.transport.get_write_buffer_size()
         if self._exchange is not None and self._exchange.active is not None:
             self._exchange.active.pause()
 
     def resume_writing(self) -> None:
-        self._stalled_s = None
+        self.stalled_s = None
         if self._exchange is not None and self._exchange.active is not None:
             self._exchange.active.resume()
 
@@ -247,7 +247,7 @@ class HttpConnection(asyncio.Protocol):
         return self._server.draining
 
     def written(self) -> None:
-        if self._stalled_s is None:
+        if self.stalled_s is None:
             return
         if self.transport.get_write_buffer_size() > self._server.settings.unread_bytes_max:
             logger.warning("a reader that does not read was cut off")
@@ -273,7 +273,7 @@ class HttpConnection(asyncio.Protocol):
         if self._linger_until_s is not None:
             if now_s >= self._linger_until_s:
                 self.transport.abort()
-        elif self._stalled_s is not None:
+        elif self.stalled_s is not None:
             self._sweep_stalled(now_s)
         elif self._reading is not None and (self._exchange is None or self._reading.upload is not None):
             self._sweep_reading(now_s, self._reading)
@@ -292,10 +292,10 @@ class HttpConnection(asyncio.Protocol):
 
     def _sweep_stalled(self, now_s: float) -> None:
         unread = self.transport.get_write_buffer_size()
-        assert self._stalled_s is not None
+        assert self.stalled_s is not None
         if unread < self._stalled_bytes:
-            self._stalled_s = now_s
-        elif now_s - self._stalled_s > self._server.settings.reader_stall_s:
+            self.stalled_s = now_s
+        elif now_s - self.stalled_s > self._server.settings.reader_stall_s:
             logger.info("a client stopped reading: cut off")
             self.transport.abort()
         self._stalled_bytes = unread
@@ -401,7 +401,7 @@ class HttpConnection(asyncio.Protocol):
             exchange.refuse(request.error, request.allow)
             return
         self._server.serve(exchange)
-        if self._stalled_s is not None and exchange.active is not None:
+        if self.stalled_s is not None and exchange.active is not None:
             exchange.active.pause()
 
     def _end(self) -> None:

@@ -25,6 +25,8 @@ class ExchangeOwner(Protocol):
     """The connection, as an exchange sees it."""
 
     transport: asyncio.Transport
+    stalled_s: float | None
+    """Since when the transport has not been able to write; None: it is."""
 
     def date_line(self) -> bytes: ...
 
@@ -40,11 +42,24 @@ class ExchangeOwner(Protocol):
 class Exchange:
     """Exactly one answer; everything after `finished` is ignored."""
 
-    __slots__ = ("_cors", "_done", "_framed", "_head", "_held", "_owner", "_started", "active", "request", "task")
+    __slots__ = (
+        "_chunked",
+        "_cors",
+        "_done",
+        "_framed",
+        "_head",
+        "_held",
+        "_owner",
+        "_started",
+        "active",
+        "request",
+        "task",
+    )
 
     def __init__(self, owner: ExchangeOwner, request: HttpRequest, cors_origin: str) -> None:
         self._owner = owner
         self.request = request
+        self._chunked = request.version != "1.0"
         self._cors = http_head.cors_lines(cors_origin)
         self._head: AnswerHead | None = None
         self._held: bytes | None = None
@@ -69,6 +84,8 @@ class Exchange:
             return
         if self._started:
             self._write_chunk(chunk)
+            if self._owner.stalled_s is None:
+                return
         elif self._head is not None and self._head.content_type.startswith(EVENT_STREAM):
             self._start()
             self._write_chunk(chunk)
@@ -164,10 +181,6 @@ class Exchange:
     def _last(self) -> bool:
         return self.request.close or self.request.unread or self._owner.closing()
 
-    @property
-    def _chunked(self) -> bool:
-        return self.request.version != "1.0"
-
     def _start(self) -> None:
         assert self._head is not None, "data before the head"
         self._started = True
@@ -182,11 +195,11 @@ class Exchange:
         )
 
     def _write_chunk(self, chunk: bytes) -> None:
-        transport = self._owner.transport
+        transport, size = self._owner.transport, len(chunk)
         if not self._chunked:
             transport.write(chunk)
-        elif len(chunk) <= JOINED_BYTES_MAX:
-            transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+        elif size <= JOINED_BYTES_MAX:
+            transport.write(b"%x\r\n%b\r\n" % (size, chunk))
         else:
             transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
 
