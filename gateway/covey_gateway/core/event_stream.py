@@ -27,6 +27,7 @@ USAGE_TAIL_BYTES = 2048
 _USAGE = {
     "prompt": re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,10})'),
     "output": re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,10})'),
+    "cached": re.compile(rb'"(?:cached|cache_read_input)_tokens"\s*:\s*(\d{1,10})'),
 }
 
 
@@ -51,7 +52,6 @@ class EventAligner:
         self._before, self._last = self._last, chunk
         return chunk
 
-    def flush(self) -> bytes:
     def _cut(self, chunk: bytes) -> bytes:
         """What was held back and the new bytes, up to the last event's end; the rest is held back."""
         chunk, self._tail = self._tail + chunk, b""
@@ -63,6 +63,7 @@ class EventAligner:
         self._tail = chunk[cut:]
         return chunk[:cut]
 
+    def flush(self) -> bytes:
         """What was held back; the source ended well."""
         tail, self._tail = self._tail, b""
         return tail
@@ -76,6 +77,11 @@ class EventAligner:
 def read_usage(end: bytes) -> tuple[int, int]:
     """(prompt tokens, output tokens) from an answer's last bytes; 0 where not told."""
     return _last_number("prompt", end), _last_number("output", end)
+
+
+def read_cached_tokens(end: bytes) -> int:
+    """Prompt tokens that the engine had in its prefix cache; 0 where not told."""
+    return _last_number("cached", end)
 
 
 def _last_number(kind: str, end: bytes) -> int:
