@@ -185,14 +185,14 @@ def test_the_cache_gives_what_the_plain_function_gives(
             fresh = replace(updated(old, model_load()), reachable=reachable)
             members[node_id] = replace(fresh, load=replace(fresh.load, models=given_loads))
         now = view(*members.values(), version=version)
-        assert cache.machines(MODEL, now) == machines_of(MODEL, now.members)
+        assert tuple(cache.machines(MODEL, now).machines) == machines_of(MODEL, now.members)
 
 
 def test_the_cache_sees_a_change_of_reachability_or_distance_alone() -> None:
     cache, here = MachineCache(), member(node(1), model_load())
     for changed in (here, replace(here, reachable=False), replace(here, round_trip_s=0.5)):
         now = view(changed)
-        assert cache.machines(MODEL, now) == machines_of(MODEL, now.members)
+        assert tuple(cache.machines(MODEL, now).machines) == machines_of(MODEL, now.members)
 
 
 def test_the_cache_is_bounded() -> None:

@@ -118,7 +118,7 @@ class PoolAccount:
         """Seconds of the fastest machine for what of the prompt the best prefix cache does not hold."""
         standings = self._refreshed(ask.model, now_s)
         blocks = max((depth for depth, _ in self._prefixes.matches(ask.model, ask.prefix_hashes)), default=0)
-        machine = standings.fastest
+        machine = standings.fastest()
         return 0.0 if machine is None else prompt_s(ask, machine, blocks * self._settings.tokens_per_block)
 
     def assign(self, key: RequestKey, ranking: Ranking, index: int) -> int:
@@ -160,9 +160,9 @@ class PoolAccount:
         changed = self.inflight.changed.pop(model, NOBODY)
         if self._failed_before or self.failures:
             changed = changed | self._failures_changed(model)
-        machines = self._machines.machines(model, self.view)
-        if changed or standings.source is not machines:
-            standings.refresh(machines, changed, partial(self._candidate, model, now_s))
+        seen = self._machines.machines(model, self.view)
+        if changed or standings.source is not seen.machines:
+            standings.refresh(seen, changed, partial(self._candidate, model, now_s))
         return standings
 
     def _failures_changed(self, model: str) -> set[NodeId]:

@@ -11,6 +11,7 @@ from covey_mesh.core.asking import Ask
 from covey_mesh.core.names import NodeId
 from covey_scheduler.core.filters import ESTIMATE_SLACK, Rejection, rejection_of
 from covey_scheduler.core.machine import Candidate, Machine, largest_context_tokens
+from covey_scheduler.core.machine_cache import Seen
 from covey_scheduler.core.settings import SchedulerSettings
 from covey_scheduler.core.standing import Standing, standing_of
 
@@ -34,19 +35,21 @@ class Standings:
         self._handed_out = False
         self._prompt_tokens_safe = 0
         self._largest = 0
-        self.fastest: Standing | None = None
         self.places_total = 0
         """Requests that all machines that pass run at once; a machine that does not say counts as endless."""
 
-    def refresh(self, machines: Sequence[Machine], changed: Iterable[NodeId], candidate_of: CandidateOf) -> None:
-        """`machines` is the same object as long as no report has changed; `changed`: whose account has."""
-        if machines is not self.source:
-            self._take_machines(machines, set(changed), candidate_of)
+    def refresh(self, seen: Seen, changed: Iterable[NodeId], candidate_of: CandidateOf) -> None:
+        """`seen` holds the same machines as long as no report has changed; `changed`: whose account has."""
+        if seen.machines is not self.source and not self._renewed(seen, candidate_of):
+            self._take_machines(seen.machines, set(changed), candidate_of)
             return
         for node_id in changed:
             row = self._rows.get(node_id)
             if row is not None and isinstance(row[1], Standing):
                 self._replace(node_id, row[0], candidate_of)
+
+    def fastest(self) -> Standing | None:
+        return min(self._passing, key=lambda row: row.prefill_s_per_token, default=None)
 
     def passing(self, ask: Ask) -> tuple[Sequence[Standing], Sequence[Rejection]]:
         """Who may serve this ask, and everybody else with the reason."""
@@ -85,8 +88,32 @@ class Standings:
         self._places = {row.candidate.machine.node_id: place for place, row in enumerate(self._passing)}
         self._handed_out = False
         self._prompt_tokens_safe = min((_prompt_tokens_safe(machine) for machine in machines), default=0)
-        self.places_total = sum(row.load.running_limit or PLACES_ENDLESS for row in self._passing)
-        self.fastest = min(self._passing, key=lambda row: row.prefill_s_per_token, default=None)
+        self.places_total = sum(map(_places_of, self._passing))
+
+    def _renewed(self, seen: Seen, candidate_of: CandidateOf) -> bool:
+        """Take in the few machines that have reported; False if more than their own rows would change."""
+        if seen.before is None or seen.before is not self.source:
+            return False
+        rows: dict[NodeId, Standing] = {}
+        for node_id, machine in seen.renewed.items():
+            before, old = self._rows[node_id]
+            row = self._row(candidate_of(machine, self._largest))
+            if not isinstance(row, Standing) or not isinstance(old, Standing) or _bounds(machine) != _bounds(before):
+                return False
+            rows[node_id] = row
+        self._own_list()
+        for node_id, row in rows.items():
+            place = self._places[node_id]
+            self.places_total += _places_of(row) - _places_of(self._passing[place])
+            self._rows[node_id] = (seen.renewed[node_id], row)
+            self._passing[place] = row
+        self.source = seen.machines
+        return True
+
+    def _own_list(self) -> None:
+        if self._handed_out:
+            self._passing = self._passing.copy()
+            self._handed_out = False
 
     def _row(self, candidate: Candidate) -> Standing | Rejection:
         return rejection_of(self._smallest, candidate) or standing_of(candidate, self._settings)
@@ -94,10 +121,18 @@ class Standings:
     def _replace(self, node_id: NodeId, machine: Machine, candidate_of: CandidateOf) -> None:
         row = standing_of(candidate_of(machine, self._largest), self._settings)
         self._rows[node_id] = (machine, row)
-        if self._handed_out:
-            self._passing = self._passing.copy()
-            self._handed_out = False
+        self._own_list()
         self._passing[self._places[node_id]] = row
+
+
+def _places_of(row: Standing) -> int:
+    return row.load.running_limit or PLACES_ENDLESS
+
+
+def _bounds(machine: Machine) -> tuple[int, int, bool]:
+    """What the other machines' filters and the bound of safe prompts depend on."""
+    load = machine.load
+    return (0, 0, False) if load is None else (load.max_context_tokens, load.kv_cache_tokens_total, load.ready)
 
 
 def _prompt_tokens_safe(machine: Machine) -> int:
