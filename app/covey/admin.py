@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 from covey.errors import UserError
 from covey_gateway.core.pages import Access, Handler, PlainRequest, PlainResponse, Route, Routes
+from covey_gateway.core.speed_table import plain_rows
 from covey_gateway.io.plain import plain
 from covey_gateway.io.status import PoolStatus
 
@@ -50,6 +52,7 @@ class AdminRoutes:
         return Routes(
             {
                 ("GET", "/covey/v1/pool"): Route(self._pool),
+                ("GET", "/covey/v1/speeds"): Route(self._speeds),
                 ("POST", "/covey/v1/drain"): Route(checked(self._drain), Access.LOCAL),
                 ("POST", "/covey/v1/shutdown"): Route(checked(self._shutdown), Access.LOCAL),
                 ("POST", "/covey/v1/invite"): Route(checked(self._invite), Access.LOCAL),
@@ -60,6 +63,9 @@ class AdminRoutes:
 
     async def _pool(self, request: PlainRequest) -> PlainResponse:
         return answer(plain(self._status.snapshot()))
+
+    async def _speeds(self, request: PlainRequest) -> PlainResponse:
+        return answer({"speeds": plain_rows(self._status.speeds(time.time()))})
 
     async def _explain(self, request: PlainRequest) -> PlainResponse:
         found = await self._status.explain(request.tail)

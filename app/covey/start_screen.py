@@ -58,7 +58,7 @@ class StartScreen:
             return
         state_text = click.style(load.state.value, fg=_COLOUR.get(load.state))
         simulated = click.style(" (simulated: made-up words, no model)", fg="magenta")
-        detail = f": {load.detail}" if load.detail and load.state is not EngineState.READY else ""
+        detail = f": {load.detail}" if load.detail else ""
         mark = simulated if load.engine == "simulated" else ""
         click.echo(f"{elapsed:6.1f} s  {load.model}{mark} {state_text}{detail}")
 

@@ -70,6 +70,17 @@ POOL = {
     "models": [{"model": "tiny", "task": "generate", "max_context_tokens": 2048, "node_ids": [ANNA]}],
     "queued_requests": 0,
 }
+SPEEDS = {
+    "speeds": [
+        {
+            "node_id": ANNA, "name": "anna", "model": "tiny", "engine": "vllm", "reachable": True, "state": "ready",
+            "source": "learned", "prefill_tokens_per_s": 900.0, "decode_tokens_per_s": 50.0,
+            "prefill": [[100, 900.0]], "decode": [{"batch": 1, "context_tokens": 10, "step_s": 0.02}],
+            "steps": [{"batch": 1, "step_ms": 20.0, "measured": True}], "load_s": 3.0, "confidence": 0.5,
+            "observations": 9, "spread": 0.1, "age_s": 4.0, "slower": 1.0,
+        }
+    ]
+}  # fmt: skip
 EXPLAINED = {
     "request_id": "req-1",
     "gateway_node_id": ANNA,
@@ -97,7 +108,7 @@ class FakeAgent(http.server.BaseHTTPRequestHandler):
     posted: list[tuple[str, Any]]
 
     def do_GET(self) -> None:
-        pages = {"/covey/v1/pool": POOL, "/covey/v1/explain/req-1": EXPLAINED}
+        pages = {"/covey/v1/pool": POOL, "/covey/v1/speeds": SPEEDS, "/covey/v1/explain/req-1": EXPLAINED}
         found = pages.get(self.path)
         self._send(200 if found else 404, found or {"error": {"message": "nobody remembers that request"}})
 
@@ -248,6 +259,17 @@ def test_models_names_machines(state_dir: Path) -> None:
     result = run(state_dir, "models")
     assert "tiny" in result.stdout
     assert "anna" in result.stdout
+
+
+@pytest.mark.usefixtures("agent")
+def test_speeds_of_all_models_and_of_one(state_dir: Path) -> None:
+    result = run(state_dir, "speeds")
+    assert "100: 900" in result.output
+    assert "1: 20.0" in result.output
+    assert json.loads(run(state_dir, "speeds", "tiny", "--json").output) == SPEEDS
+    missing = run(state_dir, "speeds", "huge")
+    assert missing.exit_code == 4
+    assert "tiny" in missing.output
 
 
 @pytest.mark.usefixtures("agent")

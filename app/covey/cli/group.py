@@ -13,7 +13,7 @@ from covey.cli.chat import chat
 from covey.cli.control import doctor, down, drain
 from covey.cli.invocation import Invocation
 from covey.cli.joining import init, invite, join
-from covey.cli.look import explain, models, ps
+from covey.cli.look import explain, models, ps, speeds
 from covey.cli.up import up
 from covey.cli.version import config, version
 from covey.errors import UserError
@@ -59,5 +59,5 @@ def cli(
     ctx.obj = Invocation(state_dir=state_dir, file=file, endpoint=endpoint, as_json=as_json, verbose=verbose)
 
 
-for command in (init, invite, join, up, ps, models, chat, explain, doctor, drain, down, config, version):
+for command in (init, invite, join, up, ps, models, speeds, chat, explain, doctor, drain, down, config, version):
     cli.add_command(command)

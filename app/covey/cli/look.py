@@ -1,4 +1,4 @@
-"""Commands that show and change nothing: ps, models, explain. How it looks is in tables.py."""
+"""Commands that show and change nothing: ps, models, speeds, explain. How it looks is in tables.py, speed_table.py."""
 
 from __future__ import annotations
 
@@ -59,6 +59,27 @@ def models(invocation: Invocation) -> None:
     from covey.cli.tables import models_table
 
     invocation.show(invocation.agent().get("/covey/v1/pool"), models_table)
+
+
+@click.command()
+@click.argument("model", required=False, default="")
+@common_options
+def speeds(invocation: Invocation, model: str) -> None:
+    """How fast each machine runs each model: measured, or expected before it was.
+
+    MODEL: only this one.
+    """
+    from covey.cli.speed_table import speeds_table
+    from covey.errors import ExitCode, UserError
+
+    found = invocation.agent().get("/covey/v1/speeds")
+    if model:
+        rows = [row for row in found["speeds"] if row["model"] == model]
+        if not rows:
+            names = ", ".join(sorted({row["model"] for row in found["speeds"]})) or "none"
+            raise UserError(f"no machine offers a model called {model}", f"one of: {names}", ExitCode.NOT_FOUND)
+        found = {**found, "speeds": rows}
+    invocation.show(found, speeds_table)
 
 
 @click.command()

@@ -83,6 +83,8 @@ def _model(model: Json) -> Text:
         text.append(f", {model['waiting_requests']} waiting")
     if model["decode_tokens_per_s"]:
         text.append(f", {model['decode_tokens_per_s']:.0f} tokens/s")
+    if model["detail"]:
+        text.append(f", {model['detail']}", style="dim")
     if model["restarts"]:
         text.append(f", restarted {model['restarts']} times", style="yellow")
     return text

@@ -12,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from covey_gateway.core.speed_table import steps
 from covey_mesh.core.facts import Gpu, Member, ModelLoad, PoolView
 
 MACHINES_MAX = 256
@@ -43,6 +44,17 @@ _MODEL: tuple[tuple[str, str, Callable[[ModelLoad], float]], ...] = (
         "Measured, a stream; 0 before the first.",
         lambda m: m.decode_tokens_per_s,
     ),
+    (
+        "covey_model_speed_confidence",
+        "Of the two speeds: 0 a guess, 1 many observations close together.",
+        lambda m: m.speeds.confidence,
+    ),
+    (
+        "covey_model_slowdown_ratio",
+        "Present time against the usual one, the worse of both kinds; above 1 is slower.",
+        lambda m: max(m.speeds.prefill_factor, m.speeds.decode_factor),
+    ),
+    ("covey_model_load_seconds", "Of the engine, usually; 0 before the first.", lambda m: m.speeds.load_s),
     ("covey_model_restarts", "Restarts of the engine since the agent started.", lambda m: m.restarts),
 )
 
@@ -67,6 +79,7 @@ class PoolCollector(Collector):
             yield _gpu_family(name, text, members, read)
         for model_name, text, read_model in _MODEL:
             yield _model_family(model_name, text, members, read_model)
+        yield _steps_family(members)
         yield self._queue()
 
     def _queue(self) -> Metric:
@@ -118,4 +131,17 @@ def _model_family(name: str, text: str, members: Iterable[Member], read: Callabl
     for member in members:
         for load in member.load.models[:MODELS_MAX]:
             family.add_metric([member.node_id, load.model, load.engine], read(load))
+    return family
+
+
+def _steps_family(members: Iterable[Member]) -> Metric:
+    family = GaugeMetricFamily(
+        "covey_model_decode_step_seconds",
+        "Measured time of one token for each stream of a batch of 1, 8 or 32, as usual; no series before the first.",
+        labels=["node", "model", "engine", "batch"],
+    )
+    for member in members:
+        for load in member.load.models[:MODELS_MAX]:
+            for step in steps(load):
+                family.add_metric([member.node_id, load.model, load.engine, str(step.batch)], step.step_ms / 1000)
     return family

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from covey_gateway.core.known_models import KnownModel, known_models
 from covey_gateway.core.records import RequestRecord
+from covey_gateway.core.speed_table import SpeedRow, speed_table
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.ports import Mesh
 from covey_mesh.io.codec_asking import decision_to_wire
@@ -64,6 +65,10 @@ class PoolStatus:
     def models(self) -> list[KnownModel]:
         """What could serve a request now."""
         return known_models(self._mesh.view())
+
+    def speeds(self, unix_s: float) -> list[SpeedRow]:
+        """Every machine's speed for every model, as known now."""
+        return speed_table(self._mesh.view(), unix_s)
 
     async def explain(self, request_id: str) -> wire.ExplainRequestResponse | None:
         """The record of a request, from the machine where it entered. None where nobody reachable remembers it."""
