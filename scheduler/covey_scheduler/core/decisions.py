@@ -6,7 +6,6 @@ never changes, hence with the same result at any time.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator, Sequence
 from typing import overload
 
@@ -61,13 +60,21 @@ def verdicts(ranking: Ranking, candidates_max: int, refused: str = "") -> tuple[
     """
     room = max(candidates_max - len(ranking.machines), candidates_max // 4)
     rejected = ranking.rejected[:room]
-    reasons = [ranking.busy(index) for index in range(len(ranking.machines))]
-    order = heapq.nsmallest(
-        candidates_max - len(rejected),
-        range(len(ranking.machines)),
-        key=lambda index: (bool(reasons[index]), ranking.costs[index]),
-    )
-    return (*(_ranked(ranking, index, refused or reasons[index]) for index in order), *map(_rejected, rejected))
+    best = _best(ranking, candidates_max - len(rejected))
+    return (*(_ranked(ranking, index, refused or reason) for index, reason in best), *map(_rejected, rejected))
+
+
+def _best(ranking: Ranking, count: int) -> list[tuple[int, str]]:
+    """Indices of the free machines by cost, then of the busy ones, each with its reason; of a large pool, only as many
+    machines are asked whether they are busy as it takes."""
+    free: list[tuple[int, str]] = []
+    busy: list[tuple[int, str]] = []
+    for index in sorted(range(len(ranking.costs)), key=ranking.costs.__getitem__):
+        reason = ranking.busy(index)
+        (busy if reason else free).append((index, reason))
+        if len(free) >= count:
+            break
+    return [*free, *busy][:count]
 
 
 def _ranked(ranking: Ranking, index: int, reason: str) -> CandidateVerdict:
