@@ -42,7 +42,8 @@ class Reports:
 
     def take_load(self, now_s: float, load: NodeLoad) -> bool:
         """This machine's load is now this. True if others should hear of it: an idle pool has nothing to say."""
-        load = replace(load, sequence=load.sequence + self._said_again)
+        if self._said_again:
+            load = replace(load, sequence=load.sequence + self._said_again)
         told = self._told
         if told is not None and load.same_work_as(told):
             unnumbered = replace(load, sequence=told.sequence)
