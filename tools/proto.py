@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "proto"
 WIRE = Path("covey_mesh/wire/v1")
 # Only services that clients call get a generated stub; the link's handler is written by hand, with raw bytes.
-WITH_STUBS = ("inference", "pool")
+WITH_STUBS = ("batches", "inference", "pool")
 
 
 def generate(target: Path) -> None:

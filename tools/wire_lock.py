@@ -11,10 +11,11 @@ from pathlib import Path
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
-from covey_mesh.wire.v1 import inference_pb2, link_pb2, pool_pb2, types_pb2
+from covey_mesh.wire.v1 import batches_pb2, inference_pb2, link_pb2, pool_pb2, types_pb2
 
 LOCK = Path(__file__).resolve().parent.parent / "proto" / "covey.v1.lock"
-FILES = (types_pb2.DESCRIPTOR, link_pb2.DESCRIPTOR, pool_pb2.DESCRIPTOR, inference_pb2.DESCRIPTOR)
+WIRE = (types_pb2, link_pb2, pool_pb2, inference_pb2, batches_pb2)
+FILES = tuple(module.DESCRIPTOR for module in WIRE)
 _TYPES = {
     value: name.removeprefix("TYPE_").lower()
     for name, value in vars(FieldDescriptor).items()

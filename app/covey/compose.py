@@ -183,7 +183,8 @@ class Agent:
         self._http = HttpServer(self._runner, keys, routes, self._http_settings(), self._metrics, boottime_s)
         configuration = self._configuration
         open_here = is_loopback(configuration.grpc) and not configuration.key_on_loopback
-        self._grpc = GrpcDoor(configuration.grpc, self._runner, self._status, None if open_here else keys.user_of)
+        owner_of = None if open_here else keys.user_of
+        self._grpc = GrpcDoor(configuration.grpc, self._runner, self._status, owner_of, self._batch_door)
 
     def _make_batches(self) -> None:
         configuration, identity, mesh = self._configuration, self._identity, self._mesh

@@ -29,6 +29,14 @@ class UserError(Exception):
         self.exit_code = exit_code
 
 
+class RefusedError(UserError):
+    """An agent answered with an HTTP status that is no success."""
+
+    def __init__(self, message: str, next_step: str, exit_code: ExitCode, status: int) -> None:
+        super().__init__(message, next_step, exit_code)
+        self.status = status
+
+
 class ConfigurationError(UserError):
     """A setting that cannot be used."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from covey_gateway.core.errors import Code
 from covey_gateway.core.paths import ENGINE_PATHS
 from covey_gateway.io.http_head import EXPOSED
-from covey_mesh.wire.v1 import inference_pb2, pool_pb2
+from covey_mesh.wire.v1 import batches_pb2, inference_pb2, pool_pb2
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs/api.md").read_text()
 
@@ -36,7 +36,7 @@ def test_response_headers() -> None:
 
 
 def test_rpcs() -> None:
-    for file in (inference_pb2, pool_pb2):
+    for file in (batches_pb2, inference_pb2, pool_pb2):
         for service in file.DESCRIPTOR.services_by_name.values():
             row = next(line for line in TEXT.splitlines() if line.startswith(f"| `{service.full_name}`"))
             assert set(re.findall(r"`(\w+)`", row)) == {m.name for m in service.methods}

@@ -6,16 +6,21 @@ import contextlib
 import http.client
 import json
 import socket
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from covey.errors import ExitCode, UserError
+from covey.errors import ExitCode, RefusedError, UserError
 from covey.running import running_agent
 
 ANSWER_TIMEOUT_S = 30.0
 STREAM_TIMEOUT_S = 300.0
+TRANSFER_TIMEOUT_S = 60.0
+"""Longest silence while a file is sent or fetched."""
+
+PIECE_BYTES = 256 * 1024
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -77,8 +82,47 @@ class AgentClient:
                 raise self._refusal(response.status, response.read(), path)
         return Stream(connection, response)
 
+    def send_file(self, path: str, fields: Mapping[str, str], file: Path, told: Callable[[int], None]) -> Any:
+        """Upload `file` as a form, piece by piece; `told` hears how many bytes have left."""
+        boundary = uuid.uuid4().hex
+        before, after = _form(boundary, fields, file.name)
+        length = len(before) + file.stat().st_size + len(after)
+        headers = {
+            **self._headers,
+            "content-type": f"multipart/form-data; boundary={boundary}",
+            "content-length": str(length),
+        }
+        with file.open("rb") as source:
+            pieces = _pieces(before, source, after, told)
+            connection, response = self._request("POST", path, pieces, headers, TRANSFER_TIMEOUT_S)
+            return self._read(connection, response, path)
+
+    def save(self, path: str, target: Path) -> int:
+        """Write the answer to a file, which appears complete or not at all; its size."""
+        connection, response = self._send("GET", path, None, TRANSFER_TIMEOUT_S)
+        with contextlib.closing(connection):
+            if response.status >= 400:
+                raise self._refusal(response.status, response.read(), path)
+            part = target.with_name(f"{target.name}.part")
+            try:
+                with part.open("wb") as file:
+                    while piece := response.read(PIECE_BYTES):
+                        file.write(piece)
+                    size = file.tell()
+                if response.length:
+                    raise self._unreachable(http.client.IncompleteRead(b""))
+                part.replace(target)
+            except http.client.HTTPException as error:
+                raise self._unreachable(error) from None
+            finally:
+                part.unlink(missing_ok=True)
+        return size
+
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
         connection, response = self._send(method, path, body, timeout_s)
+        return self._read(connection, response, path)
+
+    def _read(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse, path: str) -> Any:
         with contextlib.closing(connection):
             try:
                 content = response.read()
@@ -94,10 +138,26 @@ class AgentClient:
     def _send(
         self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        connection = self._connection(timeout_s)
         content = None if body is None else json.dumps(body).encode()
+        return self._request(method, path, content, self._headers, timeout_s)
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        content: bytes | Iterator[bytes] | None,
+        headers: Mapping[str, str],
+        timeout_s: float,
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        connection = self._connection(timeout_s)
         try:
-            connection.request(method, self._url.path.rstrip("/").removesuffix("/v1") + path, content, self._headers)
+            where = self._url.path.rstrip("/").removesuffix("/v1") + path
+            try:
+                connection.request(method, where, content, dict(headers))
+            except (BrokenPipeError, ConnectionResetError):
+                # Refused before all was sent: the answer tells why, if it can still be read.
+                if connection.sock is None:
+                    raise
             return connection, connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
@@ -116,13 +176,34 @@ class AgentClient:
             ExitCode.NO_AGENT,
         )
 
-    def _refusal(self, status: int, content: bytes, path: str) -> UserError:
+    def _refusal(self, status: int, content: bytes, path: str) -> RefusedError:
         try:
             message = str(json.loads(content)["error"]["message"])
         except (ValueError, KeyError, TypeError):
             message = f"HTTP {status} for {path}"
         next_step = "set COVEY_API_KEY to a key of this pool" if status in (401, 403) and not self.is_local else ""
-        return UserError(message, next_step, ExitCode.NOT_FOUND if status == 404 else ExitCode.FAILED)
+        return RefusedError(message, next_step, ExitCode.NOT_FOUND if status == 404 else ExitCode.FAILED, status)
+
+
+def _form(boundary: str, fields: Mapping[str, str], filename: str) -> tuple[bytes, bytes]:
+    """What comes before and after the file's bytes in multipart/form-data (RFC 7578)."""
+    name = "".join(c for c in filename if c.isprintable() and c not in '"\\')
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"\r\n\r\n{value}\r\n'
+        for field, value in fields.items()
+    ]
+    parts.append(f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n')
+    return "".join(parts).encode(), f"\r\n--{boundary}--\r\n".encode()
+
+
+def _pieces(before: bytes, source: BinaryIO, after: bytes, told: Callable[[int], None]) -> Iterator[bytes]:
+    yield before
+    sent = 0
+    while piece := source.read(PIECE_BYTES):
+        yield piece
+        sent += len(piece)
+        told(sent)
+    yield after
 
 
 class Stream:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from covey import __version__
+from covey.cli.batch import batch
 from covey.cli.chat import chat
 from covey.cli.control import doctor, down, drain
 from covey.cli.invocation import Invocation
@@ -59,5 +60,5 @@ def cli(
     ctx.obj = Invocation(state_dir=state_dir, file=file, endpoint=endpoint, as_json=as_json, verbose=verbose)
 
 
-for command in (init, invite, join, up, ps, models, speeds, chat, explain, doctor, drain, down, config, version):
+for command in (init, invite, join, up, ps, models, speeds, chat, batch, explain, doctor, drain, down, config, version):
     cli.add_command(command)
