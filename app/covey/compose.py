@@ -30,6 +30,7 @@ from covey.security import key_ring
 from covey.setting import split_address
 from covey_gateway.core.batches.settings import DAY_S, BatchSettings
 from covey_gateway.core.settings import HttpSettings, RequestSettings
+from covey_gateway.core.sharing import CLASSES
 from covey_gateway.io.batches.door import BatchDoor
 from covey_gateway.io.batches.library import BatchLibrary
 from covey_gateway.io.batches.metrics import BatchCollector
@@ -173,6 +174,7 @@ class Agent:
         self._runner = RequestRunner(
             mesh, boottime_s, random.random, RequestSettings(), self._metrics, choose_alone, loop,
             sharding=self._sharding(),
+            best_classes={owner: CLASSES[word] for owner, word in self._configuration.key_priorities.items()},
         )  # fmt: skip
         self._status = PoolStatus(mesh, identity.pool_id, identity.pool_name, self._runner, queue_lengths)
         self._make_batches()

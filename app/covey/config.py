@@ -19,6 +19,7 @@ from covey import setting as read
 from covey.errors import ConfigurationError
 from covey.places import CONTROL_SOCKET, check_socket_room
 from covey.setting import setting
+from covey_gateway.core.sharing import CLASSES
 from covey_scheduler.core.policies import POLICIES
 
 VLLM = "vllm"
@@ -82,6 +83,11 @@ class Configuration:
         read.table,
         "API keys, owner = key or `sha256:` and its digest. Needed where `http` or `grpc` is not loopback.",
     )
+    key_priorities: Mapping[str, str] = setting(
+        dict,
+        read.table,
+        "Best class that a key's requests may have, owner = `interactive`, `normal` or `batch`; others: interactive.",
+    )
     key_on_loopback: bool = setting(False, read.switch, "Ask clients on this machine for a key, too.")
     cors_origins: tuple[str, ...] = setting(
         (), read.words, "Origins of browser applications that may call (`https://app.example`); `*`: any."
@@ -144,6 +150,7 @@ class Configuration:
         if self.shard_inputs_min < 2:
             raise ConfigurationError("shard_inputs_min must be at least 2", "set shard_requests = false to cut nothing")
         self._check_etcd()
+        self._check_key_priorities()
         self._check_batches()
         for name in ("http", "grpc"):
             if not self.keys and not is_loopback(getattr(self, name)):
@@ -162,6 +169,13 @@ class Configuration:
         for name in ("batch_storage_bytes", "batch_file_bytes", "batch_keep_days"):
             if not getattr(self, name):
                 raise ConfigurationError(f"{name} must be above 0", "leave it out for the usual value")
+
+    def _check_key_priorities(self) -> None:
+        for owner, word in self.key_priorities.items():
+            if word not in CLASSES:
+                raise ConfigurationError(f"key_priorities of {owner} is {word!r}", f"write one of {', '.join(CLASSES)}")
+            if owner not in self.keys:
+                raise ConfigurationError(f"key_priorities names {owner}, who has no key", "add the key, or remove it")
 
     def _check_etcd(self) -> None:
         certified = self.etcd_certificate is not None

@@ -25,7 +25,7 @@ REPEATED = {
     "etcd_endpoints": "etcd-endpoint",
 }
 # state_dir is an option of every command.
-WITHOUT_FLAG = frozenset({"state_dir", "keys"})
+WITHOUT_FLAG = frozenset({"state_dir", "keys", "key_priorities"})
 
 
 def _setting_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,6 +18,9 @@ STALLS_MAX = 2
 WINDOW_S = 60.0
 PAUSE_FIRST_S = 5.0
 PAUSE_MAX_S = 120.0
+PROBE_S = 1.0
+"""When to come back while one request is trying a machine: its answer is about to tell."""
+
 CIRCUITS_MAX = 1024
 """Circuits remembered, the oldest forgotten first; only machines that ever stalled have one."""
 
@@ -71,6 +74,15 @@ class CircuitBreaker:
         if circuit is not None and circuit.probing:
             circuit.probing = False
             circuit.open_until_s = now_s
+
+    def reopens_s(self, now_s: float, model: str) -> float:
+        """Seconds until the first machine left out for this model is tried again; 0 if none is."""
+        waits = [
+            PROBE_S if circuit.probing else circuit.open_until_s - now_s
+            for (_, name), circuit in self._circuits.items()
+            if name == model and circuit.open_until_s is not None and (circuit.probing or now_s < circuit.open_until_s)
+        ]
+        return min(waits, default=0.0)
 
     def excluded(self, now_s: float, model: str) -> dict[NodeId, str]:
         """Machines to leave out, with the reason for people."""

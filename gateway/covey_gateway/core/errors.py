@@ -7,10 +7,13 @@ Not here: when each is due (request.py, http edge). The shape is that of OpenAI'
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
+
+from covey_mesh.core.asking import Decision
 
 JSON = "application/json"
 MODELS_LISTED_MAX = 50
@@ -37,13 +40,10 @@ class Code(enum.Enum):
     POOL_BUSY = "pool_busy"
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     DEADLINE_EXCEEDED = "deadline_exceeded"
+    DEADLINE_UNREACHABLE = "deadline_unreachable"
     STREAM_BROKEN = "stream_broken"
     DRAINING = "draining"
     GATEWAY_FULL = "gateway_full"
-    INTERNAL = "internal"
-
-
-@dataclass(unsafe_hash=True)
     OBJECT_NOT_FOUND = "object_not_found"
     OBJECT_IN_USE = "object_in_use"
     BATCH_ENDED = "batch_ended"
@@ -51,6 +51,10 @@ class Code(enum.Enum):
     OWNER_UNREACHABLE = "owner_unreachable"
     STORAGE_FULL = "storage_full"
     STORAGE_FAILED = "storage_failed"
+    INTERNAL = "internal"
+
+
+@dataclass(unsafe_hash=True)
 class GatewayError(Exception):
     """A refusal. `param` names the offending field; `retry_after_s` 0: no Retry-After header.
 
@@ -175,6 +179,18 @@ def request_timeout(part: str) -> GatewayError:
 def deadline_exceeded() -> GatewayError:
     message = "The request's deadline passed before the answer was complete. Allow more time or ask for less."
     return GatewayError(504, Code.DEADLINE_EXCEEDED, message, "timeout_error")
+
+
+def deadline_unreachable(decision: Decision | None, retry_after_ms: int) -> GatewayError:
+    """503, at once rather than when it is too late: no machine can answer in time. Without a Retry-After an idle pool
+    could not either."""
+    why = "" if decision is None else next((v.rejected_because for v in decision.candidates if v.rejected_because), "")
+    advice = "Retry after the time in Retry-After" if retry_after_ms else "Even an idle machine would take longer"
+    message = f"The request's deadline cannot be kept ({why[:200] or 'predicted'}). {advice}, or allow more time."
+    retry_after_s = math.ceil(retry_after_ms / 1000)
+    return GatewayError(
+        503, Code.DEADLINE_UNREACHABLE, message, "service_unavailable_error", retry_after_s=retry_after_s
+    )
 
 
 def stream_broken(detail: str) -> GatewayError:

@@ -13,18 +13,22 @@ from typing import Protocol
 from covey_mesh.core.exchange import Failure
 from covey_mesh.core.names import NodeId
 
+DEADLINE_MS_MAX = 24 * 3600 * 1000
+"""A later deadline is a client's mistake."""
+
 
 @dataclass(frozen=True, slots=True)
 class IncomingRequest:
     """One client request. `body` is JSON as it came; `user` is the key's owner ("" on loopback).
 
-    `deadline_s` is time left; None: no deadline. `priority`: 0 interactive, 1 normal, 2 batch.
+    `deadline_s` is time left; None: no deadline. `priority`: 0 interactive, 1 normal, 2 batch; None: as the body's
+    `service_tier` says. The runner bounds it by what the key may use.
     """
 
     path: str
     body: bytes
     user: str = ""
-    priority: int = 1
+    priority: int | None = None
     deadline_s: float | None = None
 
 

@@ -68,6 +68,7 @@ def _table() -> Mapping[tuple[Phase, type], Handler]:
         ev.LeaderUnreachable: m._leader_unreachable,
         ev.LinkedAgain: m._linked_again,
         ev.ClientGone: m._gone_waiting,
+        ev.YourTurn: m._ignore,
     }
     deaf: Row = {
         # Duplicated answers to the attempt that runs.
@@ -77,6 +78,7 @@ def _table() -> Mapping[tuple[Phase, type], Handler]:
         ev.LeaderUnreachable: m._ignore,
         ev.LeaderChanged: m._leader_noted,
         ev.LinkedAgain: m._linked_again,
+        ev.YourTurn: m._ignore,
     }
     serving: Row = {**deaf, ev.Tick: m._serving_tick, ev.ClientGone: m._gone_serving}
     over: Row = {
@@ -94,6 +96,7 @@ def _table() -> Mapping[tuple[Phase, type], Handler]:
             ev.LeaderChanged: m._leader_noted,
             ev.LeaderUnreachable: m._ignore,
             ev.LinkedAgain: m._ignore,
+            ev.YourTurn: m._ignore,
         },
         Phase.ASKING: {**waiting, ev.Tick: m._asking_tick},
         Phase.QUEUED: {**waiting, ev.Tick: m._queued_tick},
@@ -102,6 +105,7 @@ def _table() -> Mapping[tuple[Phase, type], Handler]:
             **over,
             ev.LeaderChanged: m._leader_found,
             ev.LinkedAgain: m._linked_again_while_waiting,
+            ev.YourTurn: m._my_turn,
             ev.Tick: m._backing_off_tick,
             ev.ClientGone: m._gone_waiting,
         },

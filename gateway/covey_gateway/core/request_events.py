@@ -80,13 +80,22 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class NoCandidate:
-    """`retry_after_ms` 0 from a leader: none ever will. `blind`: see Queued."""
+    """`retry_after_ms` 0 from a leader: none ever will. `blind`: see Queued. `in_line`: others of this gateway's
+    requests come first; YourTurn follows."""
 
     attempt: int
     standing: ModelStanding
     decision: Decision | None = None
     retry_after_ms: int = 0
     blind: bool = False
+    in_line: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class YourTurn:
+    """First in this gateway's own line: try the machines now; also those that were full, where a place has freed."""
+
+    place_freed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +165,7 @@ Event = (
     | Assigned
     | Queued
     | NoCandidate
+    | YourTurn
     | LeaderChanged
     | LeaderUnreachable
     | LinkedAgain

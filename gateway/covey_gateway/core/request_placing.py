@@ -14,11 +14,18 @@ from covey_gateway.core.progress import TOKENS_A_TOOL_CALL, TOKENS_AN_EVENT, Wor
 from covey_gateway.core.request_state import Phase, RequestState
 from covey_gateway.core.retrying import backoff_s
 from covey_gateway.core.splicing import Splicer
-from covey_mesh.core.asking import Ask
+from covey_mesh.core.asking import TURNED_AWAY_DEADLINE, TURNED_AWAY_EXPIRED, TURNED_AWAY_QUEUE_FULL, Ask
 from covey_mesh.core.names import NodeId
+from covey_scheduler.core.filters import NOT_OFFERED
 
 QUEUED_REMINDER_S = 5.0
 """A queued ask is repeated this often (same attempt: changes nothing where it is known), should the leader forget."""
+
+LEADERS_PATIENCE_S = 3.5
+"""A leader waits about this long itself for machines that may be back in a moment: it is part of the client's wait."""
+
+LEADERS_LINE = (TURNED_AWAY_QUEUE_FULL, TURNED_AWAY_EXPIRED)
+"""The leader's queue had no room for an ask, or it waited there too long: the pool is busy, nothing else."""
 
 
 class Placing(RequestState):
@@ -44,6 +51,7 @@ class Placing(RequestState):
 
     def _next_ask(self, now_s: float) -> Ask:
         self.attempt += 1
+        self._asked_at_s = now_s
         return self._as_ask(now_s)
 
     def _as_ask(self, now_s: float) -> Ask:
@@ -119,16 +127,22 @@ class Placing(RequestState):
     def _no_candidate(self, now_s: float, event: ev.NoCandidate) -> list[ev.Effect]:
         self.decision = event.decision or self.decision
         by_leader = self.phase is not Phase.DECIDING
+        turned_away = "" if event.decision is None else event.decision.turned_away
+        if event.in_line:
+            return self._stand_in_line(now_s)
+        if turned_away == TURNED_AWAY_DEADLINE:
+            return self._refuse(now_s, errors.deadline_unreachable(self.decision, event.retry_after_ms))
         if event.blind and by_leader:
             return self._see_for_oneself(now_s)
         if by_leader and not self._ledger.excluded(now_s) and not event.retry_after_ms:
             return self._refuse(now_s, self._unserved_error(event.standing, busy=False))
         if self._waiting_since_s is None:
-            self._waiting_since_s, self._rounds = now_s, 0
-        busy = self._ledger.busy(now_s)
+            recently = by_leader and now_s - self._asked_at_s <= LEADERS_PATIENCE_S
+            self._waiting_since_s, self._rounds = self._asked_at_s if recently else now_s, 0
+        busy = self._ledger.busy(now_s) or turned_away in LEADERS_LINE
         hopeful = event.standing.hopeful or not by_leader or not event.standing.known
         until_s = self._wait_until_s(busy, hopeful)
-        if now_s >= until_s:
+        if now_s >= until_s or (not busy and now_s + self._closed_s(now_s) > until_s):
             return self._refuse(now_s, self._unserved_error(event.standing, busy))
         at_least_s = max(event.retry_after_ms / 1000, self._ledger.next_return_s(now_s))
         pause_s = backoff_s(self._rounds, at_least_s, self._settings, self._jitter())
@@ -136,14 +150,36 @@ class Placing(RequestState):
         self._enter(Phase.BACKING_OFF, min(now_s + pause_s, until_s))
         return []
 
+    def _stand_in_line(self, now_s: float) -> list[ev.Effect]:
+        until_s = self._wait_until_s(busy=True, hopeful=True)
+        if now_s >= until_s:
+            return self._refuse(now_s, self._busy_error())
+        self._enter(Phase.BACKING_OFF, until_s)
+        return []
+
+    def _my_turn(self, now_s: float, event: ev.YourTurn) -> list[ev.Effect]:
+        if event.place_freed:
+            self._ledger.forgive_full()
+        return self._ask(now_s)
+
+    def _closed_s(self, now_s: float) -> float:
+        """Where every machine that offers the model fell silent on this gateway: seconds until one is tried again."""
+        closed = self._around.excluded(now_s, self.facts.model)
+        if not closed or self.decision is None:
+            return 0.0
+        offering = [v.node_id for v in self.decision.candidates if v.rejected_because != NOT_OFFERED]
+        if not all(node_id in closed for node_id in offering):
+            return 0.0
+        return self._around.reopens_s(now_s, self.facts.model)
+
     def _see_for_oneself(self, now_s: float) -> list[ev.Effect]:
         """The leader lacks a link that this machine has: what it cannot see need not fail (docs/adr/0009)."""
         return [*self._withdraw(), *self._decide_alone(now_s)]
 
     def _wait_until_s(self, busy: bool, hopeful: bool) -> float:
-        assert self._waiting_since_s is not None
         if busy:
             return self._patient_from_s + self._settings.queue_wait_s
+        assert self._waiting_since_s is not None
         return self._waiting_since_s + (self._settings.unserved_wait_s if hopeful else 0.0)
 
     def _unserved_error(self, standing: ev.ModelStanding, busy: bool) -> errors.GatewayError:

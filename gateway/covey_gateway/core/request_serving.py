@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from covey_gateway.core import errors
 from covey_gateway.core import request_events as ev
-from covey_gateway.core.event_stream import ERROR_EVENT, engine_fault, read_usage
+from covey_gateway.core.event_stream import ERROR_EVENT, engine_fault, read_cached_tokens, read_usage
 from covey_gateway.core.progress import FLOOR_S
 from covey_gateway.core.request_continuing import Continuing
 from covey_gateway.core.request_state import Phase
-from covey_gateway.core.retrying import FINAL
+from covey_gateway.core.retrying import BUSY, FINAL
 from covey_mesh.core.asking import AttemptReport
 from covey_mesh.core.exchange import Failure, FailureCode
 from covey_mesh.core.names import NodeId
@@ -81,7 +81,7 @@ class Serving(Continuing):
             self._last_error = (held.status, held.content_type, held.take())
             return self._attempt_failed(now_s, failure)
         body = held.take()
-        self.usage = read_usage(body)
+        self.usage, self.cached_prompt_tokens = read_usage(body), read_cached_tokens(body)
         return [*self._commit(now_s), *([ev.DeliverData(body)] if body else []), *self._complete()]
 
     def _attempt_failed(self, now_s: float, failure: Failure) -> list[ev.Effect]:
@@ -89,7 +89,7 @@ class Serving(Continuing):
         node_id = self.node_id
         self._drop_held()
         self._ledger.note(now_s, node_id, failure)
-        effects = self._attempt_over(failure.code.value, failed=True)
+        effects = self._attempt_over(failure.code.value, failed=True, refused=failure.code in BUSY)
         if failure.code in FINAL:
             return [*effects, *self._refuse(now_s, errors.deadline_exceeded())]
         if self._ledger.exhausted() or now_s - self._patient_from_s > self._settings.retry_within_s:
@@ -114,7 +114,7 @@ class Serving(Continuing):
         aligner = self._aligner
         if aligner is None:
             return chunk
-        out = self._aligner.feed(chunk)
+        out = aligner.feed(chunk)
         if ERROR_EVENT in out:
             self._faulty = out
             return b""
@@ -156,7 +156,8 @@ class Serving(Continuing):
         if self._aligner is None:
             return self._complete()
         rest = self._aligner.flush()
-        self.usage = read_usage(self._aligner.end + rest)
+        end = self._aligner.end + rest
+        self.usage, self.cached_prompt_tokens = read_usage(end), read_cached_tokens(end)
         return [*([ev.DeliverData(rest)] if rest else []), *self._complete()]
 
     # --- ends --------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Not here: where to ask (request_placing.py), what a machine answers (request_ser
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -51,6 +52,8 @@ class Surroundings:
     """Machines that no request for this model should go to now, with the reason."""
     pace: Callable[[NodeId, str, Work], Pace] = lambda node_id, model, work: pace_of(None, work)
     name_of: Callable[[NodeId], str] = _first_digits
+    reopens_s: Callable[[float, str], float] = lambda now_s, model: 0.0
+    """Seconds until the first of the `excluded` machines is tried again; 0 if none is left out."""
 
 
 class RequestState:
@@ -80,6 +83,7 @@ class RequestState:
         self.status = 0
         self.broken = False
         self.usage = (0, 0)
+        self.cached_prompt_tokens = 0
         self.wake_at_s: float | None = None
         self._settings = settings
         self._budget = budget
@@ -87,6 +91,7 @@ class RequestState:
         self._ledger = AttemptLedger(settings)
         self._leader: NodeId | None = None
         self._asked: NodeId | None = None
+        self._asked_at_s = facts.arrived_s
         self._due_s: float | None = None
         self._waiting_since_s: float | None = None
         self._rounds = 0
@@ -158,13 +163,22 @@ class RequestState:
         self._enter(Phase.DONE, None)
         return effects
 
-    def _attempt_over(self, outcome: str, failed: bool = False) -> list[ev.Effect]:
+    def _attempt_over(self, outcome: str, failed: bool = False, refused: bool = False) -> list[ev.Effect]:
         """Tell the record and the leader of the open attempt's end, if one is open."""
         node_id, self.node_id = self.node_id, None
         if node_id is None:
             return []
         tokens = self.events if failed else self.usage[1] or self.events
-        report = AttemptReport(self.facts.request_id, self.attempt, node_id, failed=failed, output_tokens=tokens)
+        report = AttemptReport(
+            self.facts.request_id,
+            self.attempt,
+            node_id,
+            failed=failed,
+            output_tokens=tokens,
+            refused=refused,
+            prompt_tokens=0 if failed else self.usage[0],
+            cached_prompt_tokens=0 if failed else self.cached_prompt_tokens,
+        )
         return [ev.AttemptEnded(self.attempt, node_id, outcome), ev.Report(None, report)]
 
     def _withdraw(self) -> list[ev.Effect]:
@@ -179,7 +193,9 @@ class RequestState:
     def _unavailable(self, code: errors.Code) -> errors.GatewayError:
         why = self._ledger.last_message or (self.decision.why if self.decision else "no machine answers")
         facts = self.facts
-        return errors.nothing_serves(code, facts.model, why, facts.request_id, self._settings.retry_after_s)
+        reopens_s = self._around.reopens_s(self._asked_at_s, facts.model)
+        retry_after_s = max(self._settings.retry_after_s, math.ceil(reopens_s))
+        return errors.nothing_serves(code, facts.model, why, facts.request_id, retry_after_s)
 
     def _past_deadline(self, now_s: float) -> bool:
         return self.facts.deadline_at_s is not None and now_s >= self.facts.deadline_at_s

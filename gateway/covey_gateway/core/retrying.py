@@ -75,6 +75,11 @@ class AttemptLedger:
         """Machines to leave out of the next ask."""
         return {node_id: reason for node_id, (reason, until_s, _) in self._excluded.items() if until_s > now_s}
 
+    def forgive_full(self) -> None:
+        """A place has freed somewhere: machines that merely had no room may be asked again."""
+        for node_id in [node_id for node_id, (_, _, busy) in self._excluded.items() if busy]:
+            del self._excluded[node_id]
+
     def busy(self, now_s: float) -> bool:
         """True if a machine that is merely full is among those left out."""
         return any(busy and until_s > now_s for _, until_s, busy in self._excluded.values())

@@ -53,6 +53,8 @@ class _Body(msgspec.Struct):
     messages: msgspec.Raw = _NOTHING
     prompt: msgspec.Raw = _NOTHING
     input: msgspec.Raw = _NOTHING
+    user: msgspec.Raw = _NOTHING
+    service_tier: msgspec.Raw = _NOTHING
 
 
 _decoder = msgspec.json.Decoder(_Body)
@@ -65,6 +67,7 @@ class RoutingFields:
     `max_output_tokens` is over all `choices`; None where the client names no bound. `prompt_tokens_least` is a safe
     lower bound of one prompt's length, 0 where none can be given. `batch`: many independent prompts or inputs.
     `token_ids`: how many token ids the prompt lists, 0 for text. `text_bytes`: the prompt without embedded media.
+    `user` and `service_tier` are raw JSON, whatever their type, b"" if absent.
     """
 
     model: str
@@ -76,6 +79,8 @@ class RoutingFields:
     token_ids: int
     batch: bool
     prompt_tokens_least: int
+    user: bytes = b""
+    service_tier: bytes = b""
 
     @property
     def units_most(self) -> int:
@@ -114,6 +119,8 @@ def read_routing_fields(body: bytes, kind: PathKind) -> RoutingFields:
         token_ids=content.count(b",") + 1 if is_ids else 0,
         batch=shape in (b'["', b"[[") or (embeds and shape[:1] != b'"' and not shape[1:].isdigit()),
         prompt_tokens_least=_tokens_least(decoded, body),
+        user=bytes(decoded.user),
+        service_tier=bytes(decoded.service_tier),
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from covey_gateway.core.errors import Code
 from covey_gateway.core.events import DONE, EventSplitter, EventTooLargeError
 from covey_gateway.core.front import ActiveRequest, AnswerHead, FrontDoor, IncomingRequest
 from covey_mesh.core.exchange import Failure
@@ -35,16 +36,16 @@ _STATUS = {
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
     408: grpc.StatusCode.DEADLINE_EXCEEDED,
-    413: grpc.StatusCode.INVALID_ARGUMENT,
     409: grpc.StatusCode.FAILED_PRECONDITION,
+    413: grpc.StatusCode.INVALID_ARGUMENT,
     422: grpc.StatusCode.INVALID_ARGUMENT,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     499: grpc.StatusCode.CANCELLED,
     501: grpc.StatusCode.UNIMPLEMENTED,
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
-}
     507: grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
 
 
 class CallError(Exception):
@@ -65,10 +66,20 @@ class CallError(Exception):
         return tuple(metadata)
 
 
-def status_code(http_status: int) -> grpc.StatusCode:
-    """The gRPC status that means what the HTTP status means."""
+def status_code(http_status: int, code: str = "") -> grpc.StatusCode:
+    """The gRPC status that means what the HTTP status means, and the error's own code where that says more."""
+    if code == Code.DEADLINE_UNREACHABLE.value:
+        return grpc.StatusCode.RESOURCE_EXHAUSTED
     fallback = grpc.StatusCode.INVALID_ARGUMENT if 400 <= http_status < 500 else grpc.StatusCode.INTERNAL
     return _STATUS.get(http_status, fallback)
+
+
+def error_code(body: bytes) -> str:
+    """The code of an OpenAI-shaped error; "" if there is none."""
+    try:
+        return str(json.loads(body)["error"]["code"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
 
 
 def error_message(body: bytes) -> str:
@@ -131,7 +142,7 @@ class Call:
             raise CallError(grpc.StatusCode.INTERNAL, self._failure.message if self._failure else "no answer came")
         if self.answer.status != 200:
             body = await self._collected()
-            raise CallError(status_code(self.answer.status), error_message(body), self.answer)
+            raise CallError(status_code(self.answer.status, error_code(body)), error_message(body), self.answer)
         return self.answer
 
     async def chunks(self) -> AsyncIterator[bytes]:

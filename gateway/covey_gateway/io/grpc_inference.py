@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, NoReturn, TypeVar
 
 import grpc
 import grpc.aio
 
-from covey_gateway.core.front import AnswerHead, FrontDoor, IncomingRequest
+from covey_gateway.core.front import DEADLINE_MS_MAX, AnswerHead, FrontDoor, IncomingRequest
+from covey_gateway.core.sharing import CLASSES
 from covey_gateway.io import grpc_translate as translate
 from covey_gateway.io.grpc_call import MALFORMED, Call, CallError, malformed
 from covey_gateway.io.status import PoolStatus
@@ -18,6 +19,8 @@ from covey_mesh.wire.v1 import inference_pb2 as wire
 from covey_mesh.wire.v1 import inference_pb2_grpc
 
 log = logging.getLogger(__name__)
+
+PRIORITY_METADATA = "x-covey-priority"
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Authenticate = Callable[[Context], Awaitable[str]]
@@ -128,7 +131,8 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         needed = None if isinstance(request, wire.EmbedRequest) else request.requirements
         if needed is not None and needed.min_context_tokens:
             self._check_context(request.model, needed.min_context_tokens)
-        return IncomingRequest(path=path, body=body, user=user, deadline_s=_deadline_s(context, needed))
+        asked = priority(context.invocation_metadata(), "" if needed is None else needed.priority)
+        return IncomingRequest(path, body, user, asked, _deadline_s(context, needed))
 
     def _check_context(self, model: str, needed_tokens: int) -> None:
         found = next((m for m in self._status.models() if m.model == model), None)
@@ -180,13 +184,30 @@ async def _with_served(chunks: AsyncIterator[_Chunk], served: wire.Served) -> As
         yield held
 
 
+def priority(metadata: Iterable[tuple[str, Any]] | None, field: str) -> int | None:
+    """The class that `requirements.priority` or, without it, the metadata `x-covey-priority` asks for; None: neither.
+    Raises InvalidRequestError."""
+    given = field or next((value for name, value in metadata or () if name == PRIORITY_METADATA), "")
+    word = given.lower() if isinstance(given, str) else "?"
+    if word and word not in CLASSES:
+        raise translate.InvalidRequestError(f"{PRIORITY_METADATA} must be interactive, normal or batch")
+    return CLASSES.get(word)
+
+
 def _deadline_s(context: Context, needed: wire.Requirements | None) -> float | None:
-    """The earlier of the call's own deadline and the one asked for."""
-    given = [context.time_remaining()]
-    if needed is not None and needed.deadline_ms:
-        given.append(needed.deadline_ms / 1000)
-    known = [d for d in given if d is not None]
-    return min(known) if known else None
+    """The earlier of the call's own deadline and the one asked for. Raises InvalidRequestError."""
+    return deadline_s(context.time_remaining(), 0 if needed is None else needed.deadline_ms)
+
+
+def deadline_s(of_call_s: float | None, asked_ms: int) -> float | None:
+    """Seconds left; None for no deadline. A call's own deadline further away than DEADLINE_MS_MAX is none: clients
+    that want none set huge ones. Raises InvalidRequestError for a huge `asked_ms`."""
+    if asked_ms > DEADLINE_MS_MAX:
+        raise translate.InvalidRequestError(f"requirements.deadline_ms must be at most {DEADLINE_MS_MAX}")
+    given = [asked_ms / 1000] if asked_ms else []
+    if of_call_s is not None and of_call_s <= DEADLINE_MS_MAX / 1000:
+        given.append(max(0.0, of_call_s))
+    return min(given, default=None)
 
 
 async def _abort(context: Context, error: CallError | translate.InvalidRequestError) -> NoReturn:

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 import httptools
 
 from covey_gateway.core.errors import Code, GatewayError, bad_http, body_too_large, headers_too_large, invalid_field
+from covey_gateway.core.front import DEADLINE_MS_MAX
 from covey_gateway.core.sharing import CLASSES
 from covey_gateway.io.http_upload import Upload
 
 SMALL_PIECE_BYTES = 4096
 """Pieces of a body below this are put together as they come: a piece of its own costs some 60 bytes, and a body in
 chunks of two bytes would take thirty times its size."""
-
-DEADLINE_MS_MAX = 24 * 3600 * 1000
 
 
 @dataclass(slots=True)

@@ -36,7 +36,9 @@ from covey_gateway.core.routing_fields import (
 )
 from covey_gateway.core.settings import RequestSettings
 from covey_gateway.core.sharded_request import ShardedRequest
-from covey_gateway.io.flight import Flight, Timers
+from covey_gateway.core.sharing import UsersAhead, class_of, sharing_name
+from covey_gateway.core.waiting_line import CLOSED_S, WaitingLines
+from covey_gateway.io.flight import Cancellable, Flight, Timers
 from covey_gateway.io.flight import Surroundings as FlightSurroundings
 from covey_gateway.io.sharded_flight import CutRequest, PartSurroundings, ShardedFlight
 from covey_mesh.core.asking import Answer, Ask, AttemptReport, Decision, Outcome
@@ -70,7 +72,8 @@ ChooseAlone = Callable[[Ask, PoolView, Mapping[NodeId, int], Callable[[], float]
 
 
 class RequestRunner:
-    """`clock` is CLOCK_BOOTTIME in seconds; `jitter` returns a number in [0, 1)."""
+    """`clock` is CLOCK_BOOTTIME in seconds; `jitter` returns a number in [0, 1). `best_classes`: owner of a key -> the
+    best class that it may use (0 interactive, 1 normal, 2 batch); who is not there may use all."""
 
     def __init__(
         self,
@@ -83,6 +86,7 @@ class RequestRunner:
         timers: Timers,
         new_id: Callable[[], str] = lambda: secrets.token_hex(6),
         unix_clock: Callable[[], float] = time.time,
+        best_classes: Mapping[str, int] | None = None,
         sharding: ShardingSettings | None = None,
     ) -> None:
         self.timers = timers
@@ -103,6 +107,7 @@ class RequestRunner:
             self._circuits.excluded,
             self._pace,
             lambda node_id: self.name_of(node_id) or node_id[:8],
+            self._circuits.reopens_s,
         )
         self._ratio = TokenRatio(BYTES_PER_TOKEN)
         self._flights: dict[str, Flight] = {}
@@ -116,6 +121,10 @@ class RequestRunner:
         self._offer: tuple[float, dict[str, int]] = (float("-inf"), {})
         # Machines of the pool whose link was lost and is not back: as many as there are members at most.
         self._unlinked: set[NodeId] = set()
+        self._best_classes = best_classes or {}
+        self._users_ahead = UsersAhead()
+        self._lines = WaitingLines(mesh.self_id, settings.in_flight_max)
+        self._line_timer: Cancellable | None = None
         self._draining = False
         self._empty = asyncio.Event()
         self._empty.set()
@@ -269,8 +278,8 @@ class RequestRunner:
             max_output_tokens=output,
             arrived_s=now_s,
             prefix_hashes=() if embeds else prefix_hashes(fields.prompt),
-            user=request.user,
-            priority=request.priority,
+            user=sharing_name(request.user, self._mesh.self_id, fields.user),
+            priority=class_of(request.priority, fields.service_tier, self._best_classes.get(request.user, 0)),
             deadline_at_s=None if request.deadline_s is None else now_s + request.deadline_s,
             answer_tokens_most=fields.max_output_tokens or 0,
             may_hold_back=any(field in request.body for field in HOLDING_BACK),
@@ -338,6 +347,7 @@ class RequestRunner:
             return
         if self._distrusted is not None and self._distrusted[0] == leader:
             self._distrusted = None
+        self._note_ahead(leader, answer, flight.machine.facts)
         event = self._as_event(answer)
         if event is not None:
             flight.heard(event)
@@ -382,15 +392,52 @@ class RequestRunner:
             distrusted, until_s = self._distrusted
             if distrusted == leader and self._clock() < until_s:
                 return False
-        return self._mesh.send(leader, ask)
+        self._lines.left(ask.request_id)
+        ahead = self._users_ahead.for_leader(leader, ask, self._clock())
+        return self._mesh.send(leader, replace(ask, user_ahead_tokens=ahead) if ahead else ask)
 
     def decide_alone(self, ask: Ask) -> ev.Assigned | ev.NoCandidate:
+        now_s = self._clock()
+        if self._lines.must_wait(ask, now_s):
+            return self._in_line(ask)
         view = self._mesh.view()
         chosen, decision = self._choose_alone(ask, view, self._in_flight, self._jitter)
         decision = replace(decision, decided_at_unix_s=self._unix_clock())
         if chosen is not None:
             return ev.Assigned(ask.attempt, chosen, decision)
+        pause_s = CLOSED_S * (1 + 0.5 * self._jitter())
+        if not decision.turned_away and self._lines.nobody_has_room(ask, now_s, pause_s):
+            return self._in_line(ask, decision)
         return ev.NoCandidate(ask.attempt, offer.standing(view, ask.model), decision)
+
+    # --- the line of those who wait while there is no leader -----------------------------------------------------
+
+    def _in_line(self, ask: Ask, decision: Decision | None = None) -> ev.NoCandidate:
+        self._plan_line()
+        return ev.NoCandidate(ask.attempt, ev.ModelStanding(known=True, hopeful=True), decision, in_line=True)
+
+    def _plan_line(self) -> None:
+        """The timer stands at the line's next call."""
+        if self._line_timer is not None:
+            self._line_timer.cancel()
+            self._line_timer = None
+        wake_at_s = self._lines.wake_at_s
+        if wake_at_s is not None:
+            self._line_timer = self.timers.call_later(max(0.0, wake_at_s - self._clock()), self._call_line)
+
+    def _call_line(self) -> None:
+        self._line_timer = None
+        for request_id, place_freed in self._lines.call(self._clock()):
+            flight = self._flights.get(request_id)
+            if flight is None:
+                self._lines.left(request_id)
+            else:
+                self._feed(flight, ev.YourTurn(place_freed))
+        self._plan_line()
+
+    def _note_ahead(self, leader: NodeId, answer: Answer, facts: ev.RequestFacts) -> None:
+        if answer.outcome is Outcome.ASSIGNED:
+            self._users_ahead.told(leader, facts.model, facts.user, answer.user_ahead_tokens, self._clock())
 
     def open_on(self, node_id: NodeId, request: ForwardedRequest, sink: ResponseSink) -> Upstream:
         self._in_flight[node_id] = self._in_flight.get(node_id, 0) + 1
@@ -423,6 +470,10 @@ class RequestRunner:
         leader = to or self._leader
         if leader is not None:
             self._mesh.send(leader, report)
+        flight = self._flights.get(report.request_id)
+        if len(self._lines) and flight is not None and report.node_id is not None and not report.refused:
+            self._lines.place_freed(flight.machine.facts.model, self._clock())
+            self._plan_line()
 
     def ask_timed_out(self, leader: NodeId) -> None:
         logger.warning("the leader does not acknowledge: deciding alone for a while", extra={"leader": leader})
@@ -435,6 +486,7 @@ class RequestRunner:
 
     def landed(self, flight: Flight) -> None:
         self._flights.pop(flight.request_id, None)
+        self._lines.left(flight.request_id)
         self._note_landing()
 
     def _note_landing(self) -> None:

@@ -25,11 +25,13 @@ that has it: the engine counts exactly, and its own error reaches the client."""
 UNREACHABLE = "cannot be reached now"
 """The reason of a machine that the decider has no link to; a gateway that has one may know better."""
 
+NOT_OFFERED = "does not offer the model"
+
 _COMING = (EngineState.STARTING, EngineState.BACKING_OFF)
 
 
 def model_offered(ask: Ask, candidate: Candidate) -> str:
-    return "" if candidate.machine.load is not None else "does not offer the model"
+    return "" if candidate.machine.load is not None else NOT_OFFERED
 
 
 def context_fits(ask: Ask, candidate: Candidate) -> str:
