@@ -29,7 +29,7 @@ from covey_mesh.core.membership import ADDRESS_HINTS_MAX, Membership
 from covey_mesh.core.messages import FactsReport, Heartbeat, LoadReport, PeerList, ViewReport
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.ports import LinkLoss
-from covey_mesh.core.timing import LAN
+from covey_mesh.core.timing import LAN, idle_heartbeat_s
 
 A, B, C, D = (NodeId(letter * 32) for letter in "abcd")
 HOST = {NodeId(letter * 32): f"10.0.0.{number}:7420" for number, letter in enumerate("abcde", 1)}
@@ -218,7 +218,7 @@ def test_a_silent_link_is_closed_and_an_answer_prevents_it() -> None:
             machine.membership.heard(number, machine.now_s)
             machine.hears(C, Heartbeat(echo=heartbeat.token))
     assert C in machine.reachable()
-    assert CloseLink(number, LinkLoss.SILENT) in machine.later(LAN.idle_heartbeat_s + LAN.answer_deadline_s + 0.01)
+    assert CloseLink(number, LinkLoss.SILENT) in machine.later(idle_heartbeat_s(2) + LAN.answer_deadline_s + 0.01)
     assert C not in machine.reachable()
 
 
@@ -235,6 +235,16 @@ def test_our_own_stall_accuses_nobody() -> None:
     machine.later(1.1)
     machine.now_s += 30.0
     assert CloseLink(number, LinkLoss.SILENT) not in machine.does(Tick())
+
+
+def test_after_a_long_stall_every_link_is_asked_for_the_others_may_have_closed_theirs() -> None:
+    machine = Machine()
+    machine.link(A)
+    machine.link(C)
+    machine.follow(A)
+    machine.now_s += 30.0
+    effects = machine.does(Tick())
+    assert len(sent(effects, Heartbeat, A)) == len(sent(effects, Heartbeat, C)) == 1
 
 
 def test_a_question_is_echoed_and_carries_the_load() -> None:

@@ -46,7 +46,7 @@ from covey_mesh.core.peers import LeaderWord, LinkState, PeerRecord, PeerTable, 
 from covey_mesh.core.ports import LinkLoss
 from covey_mesh.core.reports import PEER_LIST_MAX, VIEW_CHUNK, Reports
 from covey_mesh.core.timers import Timers
-from covey_mesh.core.timing import Timing, heartbeat_interval_s, idle_heartbeat_s
+from covey_mesh.core.timing import Timing, idle_heartbeat_s, leader_ask_s
 from covey_mesh.core.view import ViewKeeper, is_listed, is_reachable
 
 DIALS_MAX = 64
@@ -152,8 +152,9 @@ class Membership:
     def step(self, now_s: float, event: MembershipEvent) -> list[MembershipEffect]:
         """Take one event; the effects are to be carried out in order."""
         self._effects = []
-        if now_s - self._timers.next_s > self._timing.lag_s:
-            self._forgive_all(now_s)
+        late_s = now_s - self._timers.next_s
+        if late_s > self._timing.lag_s:
+            self._forgive_all(now_s, asking=late_s > self._timing.answer_deadline_s)
         self._handlers[type(event)](now_s, event)
         for key in self._timers.take(now_s):
             self._work(now_s, key)
@@ -162,10 +163,17 @@ class Membership:
 
     # --- time -------------------------------------------------------------------------------------------------------
 
-    def _forgive_all(self, now_s: float) -> None:
+    def _forgive_all(self, now_s: float, asking: bool) -> None:
+        """This machine stalled. `asking`: for so long that the others may have closed their ends of idle links."""
         for record in self.peers:
             if record.link is not None:
                 record.link.liveness.forgive(now_s)
+                if asking:
+                    self._ask(now_s, record, record.link)
+
+    def _ask(self, now_s: float, record: PeerRecord, link: LinkState) -> None:
+        self._effects.append(Send(record.node_id, Heartbeat(token=link.liveness.ask(now_s))))
+        self._soon(now_s, record)
 
     def _work(self, now_s: float, key: Hashable) -> None:
         """One timer came due; whoever still has work plans the next one."""
@@ -213,7 +221,7 @@ class Membership:
         if record.in_use:
             return self._timing.link_heartbeat_s
         if self.leading or record.node_id == self._leader:
-            return self._timing.leader_ask_factor * heartbeat_interval_s(self._census.size, self._timing)
+            return leader_ask_s(self._census.size, self._timing)
         return idle_heartbeat_s(self._census.size, self._timing)
 
     def _sweep(self, now_s: float) -> None:
@@ -641,5 +649,4 @@ class Membership:
     def _on_probe(self, now_s: float, event: Probe) -> None:
         record = self.peers.get(event.peer)
         if record is not None and record.link is not None:
-            self._effects.append(Send(record.node_id, Heartbeat(token=record.link.liveness.ask(now_s))))
-            self._soon(now_s, record)
+            self._ask(now_s, record, record.link)

@@ -5,8 +5,8 @@ Pure numbers and pure functions of them. Not here: reading a clock, rolling a ji
 
 The figures answer to these goals, for a small pool on a LAN:
   leader killed (connections reset):   redial refused at once + settle + jitter + one round trip + two fsyncs  ~0.3 s
-  leader frozen or unplugged:          lease - half a heartbeat + settle + jitter + round trip + two fsyncs    ~1.9 s
-  frozen machine noticed by its leader: ask_after + answer_deadline                                            ~1.6 s
+  leader frozen or unplugged:          lease - half a heartbeat + settle + jitter + round trip + two fsyncs    ~1.7 s
+  frozen machine noticed by its leader: leader_ask_s + answer_deadline, at most; the others hear it from there  ~1.8 s
   machine back after a long blackhole: one capped dial backoff + one handshake                                 ~1.2 s
 """
 
@@ -20,12 +20,13 @@ class Timing:
     """Durations in seconds of one machine's own clock; the same on every machine of a pool except in tests."""
 
     # --- leadership -----------------------------------------------------------------------------------------------
-    heartbeat_s: float = 0.25
-    """A leader renews its grants this often in a small pool: fast enough that a lease may be short."""
-    lease_heartbeats: int = 7
-    """A lease outlives six lost or late heartbeats: 1.75 s, longer than an event loop stalls on a busy machine."""
+    heartbeat_s: float = 0.5
+    """A leader renews its grants this often in a small pool: two messages a follower each time, four a second."""
+    lease_min_s: float = 1.75
+    """The lease of a small pool: outlives a leader whose event loop stalls for 1.2 s at the worst moment (lease less
+    drift less one heartbeat), which busy machines do, and leaves room for a campaign before 2 s without a leader."""
     lease_heartbeats_large: int = 4
-    """Likewise where the interval has grown past `heartbeat_s`: each heartbeat is then long enough by itself."""
+    """The lease of a large pool, in heartbeats: it outlives three that were lost or late."""
     grants_per_s_max: float = 800.0
     """Grant requests a leader sends a second, at most; what makes the interval grow with the pool."""
     lease_max_s: float = 30.0
@@ -57,13 +58,13 @@ class Timing:
     link_heartbeat_s: float = 0.25
     """On a link with requests in flight: after this long without a byte, ask."""
     idle_heartbeat_s: float = 1.0
-    """On other links of a small pool; grows with the pool."""
-    idle_heartbeat_max_s: float = 10.0
-    """Cap of that growth: below the idle time after which home routers drop a connection's state."""
-    idle_pool_per_s: float = 8.0
-    """Machines of a pool that add one second to the idle heartbeat."""
-    leader_ask_factor: float = 1.5
-    """On the link to the leader, ask only when its heartbeat is late by half: normally grant traffic is the proof."""
+    """On other links: a second for each machine of the pool, so that all of a machine's idle links together cost it
+    about one message a second. Nobody waits for them: a machine that is gone is noticed by its leader, which tells
+    all, and a link is asked at once when a request needs it, when the leader doubts it, and in a pre-vote."""
+    idle_heartbeat_max_s: float = 30.0
+    """Cap of that growth: below the idle time after which routers and firewalls drop a connection's state."""
+    leader_ask_factor: float = 1.1
+    """On the link to the leader, ask when its heartbeat is late by a tenth: normally grant traffic is the proof."""
     fresh_window_s: float = 0.5
     """A link whose question is unanswered for longer is not fresh both ways: it does not count in a pre-vote."""
     answer_deadline_s: float = 1.25
@@ -125,7 +126,8 @@ LAN = Timing()
 """An office: wired or wireless LAN, laptops that sleep."""
 
 FAST = Timing(
-    heartbeat_s=0.05,
+    heartbeat_s=0.1,
+    lease_min_s=0.35,
     boot_listen_s=0.1,
     campaign_settle_s=0.01,
     campaign_jitter_s=0.03,
@@ -191,8 +193,8 @@ def heartbeat_interval_s(pool_size: int, timing: Timing = LAN) -> float:
 def lease_s(pool_size: int, timing: Timing = LAN) -> float:
     """How long a node's grant lasts from the receipt of the request. In steps, since a longer one must be written."""
     in_steps = -(-pool_size // LEASE_POOL_STEP) * LEASE_POOL_STEP
-    large = timing.lease_heartbeats_large * heartbeat_interval_s(in_steps, timing)
-    return min(timing.lease_max_s, max(timing.lease_heartbeats * timing.heartbeat_s, large))
+    large_s = timing.lease_heartbeats_large * in_steps / timing.grants_per_s_max
+    return min(timing.lease_max_s, max(timing.lease_min_s, large_s))
 
 
 def leader_lease_s(granted_lease_s: float, timing: Timing = LAN) -> float:
@@ -212,7 +214,12 @@ def canvass_retry_s(lost_in_a_row: int, jitter: float, timing: Timing = LAN) -> 
 
 def idle_heartbeat_s(pool_size: int, timing: Timing = LAN) -> float:
     """After this long without a byte on an idle link, ask."""
-    return min(timing.idle_heartbeat_max_s, timing.idle_heartbeat_s * max(1.0, pool_size / timing.idle_pool_per_s))
+    return min(timing.idle_heartbeat_max_s, timing.idle_heartbeat_s * max(1, pool_size))
+
+
+def leader_ask_s(pool_size: int, timing: Timing = LAN) -> float:
+    """After this long without a byte between a leader and its follower, ask."""
+    return timing.leader_ask_factor * heartbeat_interval_s(pool_size, timing)
 
 
 def report_interval_s(pool_size: int, timing: Timing = LAN) -> float:
