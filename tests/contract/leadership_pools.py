@@ -21,9 +21,9 @@ from tests.support.links import new_member, new_pool
 from tests.support.mesh_agents import Agent, until
 
 from covey_mesh.core.ballot import Ballot
-from covey_mesh.core.election import Role
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.timing import LAN_ETCD
+from covey_mesh.core.transitions import Role
 from covey_mesh.io.ballot_store import FILE_NAME, decode
 from covey_mesh.io.etcd_client import EtcdClient
 from covey_mesh.io.etcd_leadership import EtcdLeadership

@@ -19,9 +19,9 @@ from tests.sim.machine import ENGINE, Machine
 from tests.sim.network import Network
 from tests.sim.properties import Troubles, Watch
 
-from covey_mesh.core.election import Role
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.timing import LAN, Timing
+from covey_mesh.core.transitions import Role
 from covey_mesh.io.mesh import FROM_MDNS
 
 __all__ = ["CONVERGED_WITHIN_S", "WATCH_EVERY_S", "Cluster", "Shape", "Violation"]

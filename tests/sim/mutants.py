@@ -19,13 +19,14 @@ from covey_gateway.core import request_events as ev
 from covey_gateway.core.request import Phase, RequestMachine
 from covey_gateway.io import flight
 from covey_gateway.io.flight import Flight
-from covey_mesh.core import candidacy, election
+from covey_mesh.core import candidacy
 from covey_mesh.core.ballot import NO_BALLOT, Ballot
 from covey_mesh.core.candidacy import Leadership
 from covey_mesh.core.election import Election
 from covey_mesh.core.grants import Grants, Refusal
 from covey_mesh.core.liveness import LinkLiveness
 from covey_mesh.core.names import NodeId
+from covey_mesh.core.transitions import Role
 from covey_mesh.io.opened import OpenedAttempt, OpenedAttempts
 from covey_node.core.admission import Admission, Place
 
@@ -54,8 +55,8 @@ def _never_steps_down(self: Leadership, node_id: NodeId, now_s: float) -> bool:
 
 
 def _keeps_leading(self: Election, now_s: float) -> None:
-    if self.role is election.Role.FOLLOWING and self.grants.live(now_s) == NO_BALLOT:
-        self._lose_leader(now_s)
+    if self.role is Role.FOLLOWING and self.grants.live(now_s) == NO_BALLOT:
+        self._following.lose_leader(now_s)
 
 
 def _grants_before_writing(self: Grants, now_s: float, ballot: Ballot, lease_s: float, round_: int) -> Any:

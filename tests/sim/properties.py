@@ -63,12 +63,12 @@ class Watch:
 
         def watched(now_s: float, event: Any) -> Any:
             nonlocal seen
-            held_before = len(election._leadership.held) if election._leadership is not None else 0
+            held_before = len(election.leadership.held) if election.leadership is not None else 0
             effects = step(now_s, event)
             if grants._ballot is not seen:
                 seen = grants._ballot
                 self._obeys(machine, grants.live(machine.now_s()))
-            leadership = election._leadership
+            leadership = election.leadership
             if leadership is not None and len(leadership.held) > held_before:
                 for node in self._cluster.machines:
                     if node.alive and node.node_id in leadership.held:
@@ -86,7 +86,7 @@ class Watch:
         if machine.disk.promise is None or machine.disk.promise.ballot < obeyed:
             raise Violation(f"S1: {machine.address} obeys {obeyed}, which is not on its disk")
         for leader in self._cluster.machines:
-            if leader.alive and leader.election._leadership is not None:
+            if leader.alive and leader.election.leadership is not None:
                 self._counts_on(leader, machine)
 
     def _counts_on(self, leader: Machine, node: Machine) -> None:
@@ -224,7 +224,7 @@ def tables(machine: Machine, machines: int) -> list[tuple[str, float, float]]:
     served: Any = machine.node.served
     engine: Any = machine.node.supervisor.engine
     links = list(machine.transport.links)
-    leadership = election._leadership
+    leadership = election.leadership
     found: list[tuple[str, float, float]] = [
         ("gateway's requests", len(runner._flights), 0),
         ("gateway's attempts", len(runner._in_flight), 0),

@@ -9,8 +9,8 @@ from tests.sim.cluster import WATCH_EVERY_S, Cluster, Shape
 from tests.sim.growth import grown
 from tests.sim.machine import Machine
 
-from covey_mesh.core.election import Role
 from covey_mesh.core.names import NodeId
+from covey_mesh.core.transitions import Role
 
 RUNS = 10
 

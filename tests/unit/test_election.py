@@ -7,17 +7,10 @@ from typing import Any
 
 import pytest
 
-from covey_mesh.core.ballot import NO_BALLOT, Ballot
+from covey_mesh.core.ballot import COUNTER_LEAP_MAX, COUNTER_MAX, NO_BALLOT, Ballot
 from covey_mesh.core.effects import FollowerGained, LeadershipChanged, Persist, Send
-from covey_mesh.core.election import (
-    COUNTER_LEAP_MAX,
-    COUNTER_MAX,
-    TRANSITIONS,
-    Election,
-    IllegalTransition,
-    Role,
-    Trigger,
-)
+from covey_mesh.core.election import Election
+from covey_mesh.core.election_state import ElectionState
 from covey_mesh.core.events import (
     ElectionReceived,
     PeerFresh,
@@ -31,9 +24,11 @@ from covey_mesh.core.events import (
     Tick,
 )
 from covey_mesh.core.grants import Refusal
+from covey_mesh.core.leadership_source import UNRESTRICTED
 from covey_mesh.core.messages import GrantReply, GrantRequest, LeaseReleased, PreVoteReply, PreVoteRequest
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.timing import LAN
+from covey_mesh.core.transitions import TRANSITIONS, IllegalTransition, Role, Trigger
 
 A, B, C = (NodeId(letter * 32) for letter in "abc")
 LEASE_S = 1.75
@@ -104,14 +99,14 @@ def test_every_role_can_be_stopped_and_none_left_after() -> None:
 @pytest.mark.parametrize("role", list(Role))
 @pytest.mark.parametrize("trigger", list(Trigger))
 def test_a_change_outside_the_table_raises(role: Role, trigger: Trigger) -> None:
-    election = Machine().election
-    election.role = role
+    machine = ElectionState(B, LAN, None, 0.0, lambda: 0.0, UNRESTRICTED)
+    machine.role = role
     if (role, trigger) in TRANSITIONS:
-        election._become(trigger)
-        assert election.role is TRANSITIONS[role, trigger]
+        machine.become(trigger)
+        assert machine.role is TRANSITIONS[role, trigger]
     else:
         with pytest.raises(IllegalTransition):
-            election._become(trigger)
+            machine.become(trigger)
 
 
 # --- alone ----------------------------------------------------------------------------------------------------------

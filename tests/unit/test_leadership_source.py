@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from covey_mesh.core.ballot import Ballot
+from covey_mesh.core.ballot import COUNTER_LEAP_MAX, Ballot
 from covey_mesh.core.effects import LeadershipChanged, Persist, Send
-from covey_mesh.core.election import COUNTER_LEAP_MAX, NEVER, Election, Role
+from covey_mesh.core.election import Election
 from covey_mesh.core.events import (
     CandidacyClosed,
     CandidacyOpened,
@@ -19,9 +19,11 @@ from covey_mesh.core.events import (
     Tick,
 )
 from covey_mesh.core.leadership_source import NOT_ALLOWED, UNRESTRICTED, Candidature, OwnElection
+from covey_mesh.core.leading import NEVER
 from covey_mesh.core.messages import GrantReply, GrantRequest, LeaseReleased, PreVoteReply, PreVoteRequest
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.timing import LAN
+from covey_mesh.core.transitions import Role
 
 A, B = NodeId("a" * 32), NodeId("b" * 32)
 READY_S = LAN.boot_listen_s

@@ -25,3 +25,10 @@ class Ballot:
 
 NO_BALLOT = Ballot(0, NodeId(""))
 """Below every real ballot."""
+
+COUNTER_MAX = 2**62
+"""Ballots above it are nobody's honest claim (a leader change a microsecond for 100,000 years): ignored."""
+
+COUNTER_LEAP_MAX = 2**32
+"""Likewise ballots this far above what was promised here (a change of leader a second for 136 years). Without it one
+lying machine could name a ballot that nobody can exceed, and the pool would be without a leader for good."""

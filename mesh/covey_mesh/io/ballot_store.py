@@ -12,8 +12,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from covey_mesh.core.ballot import NO_BALLOT, Ballot
-from covey_mesh.core.election import COUNTER_MAX
+from covey_mesh.core.ballot import COUNTER_MAX, NO_BALLOT, Ballot
 from covey_mesh.core.events import Promise
 from covey_mesh.core.names import NodeId, is_id
 from covey_mesh.core.timing import LAN

@@ -27,7 +27,7 @@ from covey_mesh.core.effects import (
     Send,
     TellElection,
 )
-from covey_mesh.core.election import Election, Role
+from covey_mesh.core.election import Election
 from covey_mesh.core.events import (
     CandidacyClosed,
     CandidacyOpened,
@@ -75,6 +75,7 @@ from covey_mesh.core.names import NodeId, short
 from covey_mesh.core.ports import Link, LinkLoss, MeshListener, QueryHandler, SlowQueryHandler, Transport
 from covey_mesh.core.stores import PeerStore, PromiseStore
 from covey_mesh.core.timing import LAN, Timing
+from covey_mesh.core.transitions import Role
 from covey_mesh.io.attempts import Attempts
 from covey_mesh.io.queries import Queries
 
