@@ -28,7 +28,7 @@ from covey_mesh.core.leadership_source import UNRESTRICTED
 from covey_mesh.core.messages import GrantReply, GrantRequest, LeaseReleased, PreVoteReply, PreVoteRequest
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.timing import LAN
-from covey_mesh.core.transitions import TRANSITIONS, IllegalTransition, Role, Trigger
+from covey_mesh.core.transitions import CHANGES, IllegalTransition, Role, Trigger
 
 A, B, C = (NodeId(letter * 32) for letter in "abc")
 LEASE_S = 1.75
@@ -92,8 +92,8 @@ def sent_to(peer: NodeId, effects: Sequence[Any], kind: type) -> list[Any]:
 def test_every_role_can_be_stopped_and_none_left_after() -> None:
     for role in Role:
         if role is not Role.STOPPED:
-            assert TRANSITIONS[role, Trigger.STOP] is Role.STOPPED
-    assert not [pair for pair in TRANSITIONS if pair[0] is Role.STOPPED]
+            assert CHANGES[role, Trigger.STOP].to is Role.STOPPED
+    assert not [pair for pair in CHANGES if pair[0] is Role.STOPPED]
 
 
 @pytest.mark.parametrize("role", list(Role))
@@ -101,9 +101,9 @@ def test_every_role_can_be_stopped_and_none_left_after() -> None:
 def test_a_change_outside_the_table_raises(role: Role, trigger: Trigger) -> None:
     machine = ElectionState(B, LAN, None, 0.0, lambda: 0.0, UNRESTRICTED)
     machine.role = role
-    if (role, trigger) in TRANSITIONS:
+    if (role, trigger) in CHANGES:
         machine.become(trigger)
-        assert machine.role is TRANSITIONS[role, trigger]
+        assert machine.role is CHANGES[role, trigger].to
     else:
         with pytest.raises(IllegalTransition):
             machine.become(trigger)

@@ -16,7 +16,7 @@ from covey_mesh.core.leadership_source import Candidature
 from covey_mesh.core.messages import ElectionMessage
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.timing import Timing, lease_s
-from covey_mesh.core.transitions import TRANSITIONS, IllegalTransition, Role, Trigger
+from covey_mesh.core.transitions import CHANGES, IllegalTransition, Role, Trigger
 
 
 class ElectionState:
@@ -74,10 +74,10 @@ class ElectionState:
 
     def become(self, trigger: Trigger) -> None:
         """Raises IllegalTransition where the table has no such change."""
-        following = TRANSITIONS.get((self.role, trigger))
-        if following is None:
+        change = CHANGES.get((self.role, trigger))
+        if change is None:
             raise IllegalTransition(f"{self.role.value}: {trigger.value}")
-        self.role = following
+        self.role = change.to
 
     def send(self, peers: Iterable[NodeId], message: ElectionMessage) -> None:
         """To each of them."""
