@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from covey_mesh.core.ballot import Ballot
+from covey_mesh.core.dials import ADDRESS_HINTS_MAX
 from covey_mesh.core.effects import CloseLink, Dial, MemberChanged, MemberLost, Send, TellElection
 from covey_mesh.core.events import (
     DialFailed,
@@ -25,7 +26,7 @@ from covey_mesh.core.events import (
     Tick,
 )
 from covey_mesh.core.facts import Member, NodeFacts, NodeLoad
-from covey_mesh.core.membership import ADDRESS_HINTS_MAX, Membership
+from covey_mesh.core.membership import Membership
 from covey_mesh.core.messages import FactsReport, Heartbeat, LoadReport, PeerList, ViewReport
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.ports import LinkLoss
@@ -112,14 +113,14 @@ def test_address_hints_are_bounded_and_retried_for_ever_if_a_person_gave_them() 
     machine = Machine()
     machine.does(Hinted((HOST[C],), None, pinned=True))
     machine.does(Hinted(tuple(f"10.1.0.{n}:1" for n in range(200)), None))
-    assert len(machine.membership._hints) == ADDRESS_HINTS_MAX
+    assert len(machine.membership._dials.hints) == ADDRESS_HINTS_MAX
     count = 0
     for _ in range(300):
         for address in dials(machine.later(1.0)) or [HOST[C]]:
             count += address == HOST[C]
             machine.does(DialFailed(address, LinkLoss.SILENT))
     assert count > 100
-    assert list(machine.membership._hints) == [HOST[C]], "unproven ones are dropped"
+    assert list(machine.membership._dials.hints) == [HOST[C]], "unproven ones are dropped"
 
 
 def test_an_address_where_we_answer_ourselves_is_forgotten() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from covey_mesh.core.dialing import Target
+from covey_mesh.core.dialing import PROVEN, Target
 from covey_mesh.core.facts import NodeFacts, NodeLoad
 from covey_mesh.core.limits import PEERS_MAX
 from covey_mesh.core.liveness import LinkLiveness
@@ -68,6 +68,10 @@ class PeerRecord:
     reported: LeaderWord | None = None
     in_use: bool = False
     listed: bool = field(default=False)
+
+    def learn_addresses(self, facts: NodeFacts) -> None:
+        """Only the machine's own Hello, and the address that worked, are proof; the rest stays behind them."""
+        self.target.learn(facts.link_addresses, PROVEN)
 
     @property
     def disposable(self) -> bool:
