@@ -132,7 +132,7 @@ class Machine:
 
     @property
     def election(self) -> Any:
-        return self.mesh._election
+        return self.mesh._driver.election
 
     def start(self) -> None:
         """A new process on the old disk."""

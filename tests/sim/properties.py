@@ -219,7 +219,7 @@ def tables(machine: Machine, machines: int) -> list[tuple[str, float, float]]:
     runner: Any = machine.runner
     mesh: Any = machine.mesh
     membership: Any = mesh._membership
-    election: Any = mesh._election
+    election: Any = mesh._driver.election
     core: Any = machine.scheduler._core
     served: Any = machine.node.served
     engine: Any = machine.node.supervisor.engine
@@ -234,7 +234,7 @@ def tables(machine: Machine, machines: int) -> list[tuple[str, float, float]]:
         ("mesh's queries", len(mesh._queries._waiting), 0),
         ("mesh's links", len(mesh._links), machines + 1),
         ("mesh's numbers", len(mesh._numbers), machines + 1),
-        ("mesh's effects", len(mesh._effects), 0),
+        ("mesh's effects", mesh._driver.waiting_effects, 0),
         ("membership's machines", len(membership.peers), machines),
         ("membership's hints", len(membership._dials.hints), machines),
         ("membership's dials", len(membership._dials.in_flight), machines),

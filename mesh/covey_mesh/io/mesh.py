@@ -1,56 +1,37 @@
-"""The mesh at run time: feeds election and membership with what happens, and carries out what they decide.
+"""The mesh at run time: what the rest of covey asks of it, what the network tells it, and what its decisions act on.
 
-One timer for both, set to the earlier of their wake-ups; no polling. Of asyncio only call_later, call_soon and futures
-are used, and clock, dice, disk and network are handed in, so that the cluster simulator runs this very class in
-virtual time. Not here: any decision (core/), bytes on the wire (transport.py), mDNS (discovery.py).
+Of asyncio only call_later, call_soon and futures are used, and clock, dice, disk and network are handed in, so that the
+cluster simulator runs this very class in virtual time. Not here: any decision (core/), stepping the state machines
+(driver.py), bytes on the wire (transport.py), mDNS (discovery.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from covey_mesh.core.asking import Answer, Ask, AttemptReport
 from covey_mesh.core.ballot import Ballot
 from covey_mesh.core.effects import (
-    CloseLink,
-    Dial,
-    FollowerGained,
     LeadershipChanged,
-    MemberChanged,
     MemberLost,
-    Persist,
-    Send,
-    TellElection,
 )
 from covey_mesh.core.election import Election
 from covey_mesh.core.events import (
     CandidacyClosed,
     CandidacyOpened,
     DialFailed,
-    ElectionEvent,
     ElectionReceived,
-    FollowerJoined,
     Hinted,
     InUse,
-    LeaderChanged,
     LinkDown,
     LinkUp,
-    MembershipEvent,
     MembershipReceived,
     OwnFactsChanged,
-    PeerGone,
-    Persisted,
-    PersistFailed,
-    Probe,
-    Promise,
     Published,
     StopRequested,
-    Tick,
 )
 from covey_mesh.core.exchange import ForwardedRequest, OpenRequest, ResponseSink, Upstream
 from covey_mesh.core.facts import NodeFacts, NodeLoad, PoolView
@@ -77,6 +58,7 @@ from covey_mesh.core.stores import PeerStore, PromiseStore
 from covey_mesh.core.timing import LAN, Timing
 from covey_mesh.core.transitions import Role
 from covey_mesh.io.attempts import Attempts
+from covey_mesh.io.driver import Driver
 from covey_mesh.io.queries import Queries
 
 PEERS_SAVED_EVERY_S = 30.0
@@ -134,20 +116,16 @@ class MeshRuntime:
         self._given_loop = loop
         self._source = source or OwnElection()
         self._membership = Membership(facts, timing, clock(), jitter)
+        self._driver = Driver(self, self._membership, promises, clock)
         self._listeners: list[MeshListener] = []
         self._links: dict[int, Link] = {}
         self._numbers: dict[Link, int] = {}
         self._last_number = 0
-        self._effects: deque[Any] = deque()
-        self._draining = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_due_s = float("inf")
         self._local_handler: OpenRequest | None = None
         self._peers_changed = False
         self._handlers: list[tuple[str, QueryHandler]] = []
         self._slow_handlers: list[tuple[str, SlowQueryHandler]] = []
         self._early_hints: list[Hinted] = []
-        self._running = False
 
     # --- life -------------------------------------------------------------------------------------------------------
 
@@ -155,27 +133,27 @@ class MeshRuntime:
         """Raises OSError if the stored ballot cannot be read. Start the transport after this."""
         self._loop = self._given_loop or asyncio.get_running_loop()
         stored = self._promises.load()
-        self._election = Election(self.self_id, self._timing, stored, self._clock(), self._jitter, NOT_ALLOWED)
-        self._queries = Queries(self._loop, self._send_control)
+        election = Election(self.self_id, self._timing, stored, self._clock(), self._jitter, NOT_ALLOWED)
+        self._queries = Queries(self._loop, self.send_control)
         for kind, handler in self._handlers:
             self._queries.answer(kind, handler)
         for kind, slow in self._slow_handlers:
             self._queries.answer_later(kind, slow)
         self._attempts = Attempts(self._loop, self._timing.open_wait_s, self._note_in_use)
-        self._running = True
+        self._driver.start(self._loop, election)
         for node_id, addresses in self._known_peers.load():
             self.hint(addresses, FROM_CACHE, node_id)
         for hinted in self._early_hints:
-            self._step_membership(hinted)
+            self._driver.step_membership(hinted)
         self._source.start(self)
         self._save_timer = self._loop.call_later(PEERS_SAVED_EVERY_S, self._save_peers_again)
-        self._drain()
+        self._driver.drain()
 
     async def stop(self) -> None:
         """Hand over leadership, let the last messages leave, close every link. Safe to call twice."""
-        if not self._running:
+        if not self._driver.running:
             return
-        self._step_election(StopRequested())
+        self._driver.step_election(StopRequested())
         await self._source.stop()
         self._known_peers.save(self._membership.remembered())
         flushed = self._loop.create_future()
@@ -187,12 +165,9 @@ class MeshRuntime:
 
     def halt(self) -> None:
         """Stop at once and silently, as a killed process does; for `stop` and for simulated crashes."""
-        self._running = False
+        self._driver.halt()
         self._source.halt()
-        self._effects.clear()
-        for timer in (self._timer, self._save_timer):
-            if timer is not None:
-                timer.cancel()
+        self._save_timer.cancel()
         self._queries.stop()
         self._attempts.stop()
 
@@ -208,7 +183,7 @@ class MeshRuntime:
 
     def status(self) -> MeshStatus:
         """After `start`."""
-        now_s, election = self._clock(), self._election
+        now_s, election = self._clock(), self._driver.election
         return MeshStatus(
             election.role,
             election.leader(now_s),
@@ -220,7 +195,7 @@ class MeshRuntime:
 
     def may_obey(self, ballot: Ballot) -> bool:
         """The fence of placement commands: true only for the leader that this machine grants now."""
-        return self._running and self._election.may_obey(ballot, self._clock())
+        return self._driver.running and self._driver.election.may_obey(ballot, self._clock())
 
     def subscribe(self, listener: MeshListener) -> None:
         """Listeners are called in the order of subscribing."""
@@ -228,24 +203,24 @@ class MeshRuntime:
 
     def publish(self, load: NodeLoad) -> None:
         """This machine's own load; `sequence` counts up."""
-        self._step_membership(Published(load))
+        self._driver.step_membership(Published(load))
 
     def set_facts(self, facts: NodeFacts) -> None:
         """This machine's own facts have changed; `facts_version` counts up."""
         self._transport.set_facts(facts)
-        self._step_membership(OwnFactsChanged(facts))
+        self._driver.step_membership(OwnFactsChanged(facts))
 
     def hint(self, addresses: tuple[str, ...], source: str, claimed: NodeId | None = None) -> None:
         """Somebody says that a machine may answer there. Proves nothing; before `start` it is kept for later."""
         hinted = Hinted(addresses, claimed, pinned=source == FROM_PERSON)
-        if self._running:
-            self._step_membership(hinted)
+        if self._driver.running:
+            self._driver.step_membership(hinted)
         else:
             self._early_hints.append(hinted)
 
     def send(self, node_id: NodeId, message: Ask | Answer | AttemptReport) -> bool:
         """False if there is no link to that machine now."""
-        return self._send_control(node_id, message)
+        return self.send_control(node_id, message)
 
     def serve_requests(self, handler: OpenRequest) -> None:
         """Attempts opened on this machine, from here or by peers, go to `handler` (the node)."""
@@ -268,14 +243,14 @@ class MeshRuntime:
 
     def answer_queries(self, kind: str, handler: QueryHandler) -> None:
         """One handler a kind."""
-        if self._running:
+        if self._driver.running:
             self._queries.answer(kind, handler)
         else:
             self._handlers.append((kind, handler))
 
     def answer_queries_later(self, kind: str, handler: SlowQueryHandler) -> None:
         """One handler a kind."""
-        if self._running:
+        if self._driver.running:
             self._queries.answer_later(kind, handler)
         else:
             self._slow_handlers.append((kind, handler))
@@ -285,27 +260,27 @@ class MeshRuntime:
     @property
     def leads(self) -> bool:
         """True while this machine leads."""
-        return self._running and self._election.leader(self._clock()) == self.self_id
+        return self._driver.running and self._driver.election.leader(self._clock()) == self.self_id
 
     def candidacy_opened(self, candidature: Candidature) -> None:
         """See Candidate."""
-        self._step_election(CandidacyOpened(candidature))
+        self._driver.step_election(CandidacyOpened(candidature))
 
     def candidacy_closed(self) -> None:
         """See Candidate."""
-        self._step_election(CandidacyClosed())
+        self._driver.step_election(CandidacyClosed())
 
     # --- LinkEvents: what the transport reports ---------------------------------------------------------------------
 
     def up(self, link: Link) -> None:
         """See LinkEvents."""
-        if not self._running:
+        if not self._driver.running:
             link.close(LinkLoss.CLOSED)
             return
         self._last_number += 1
         number = self._last_number
         self._links[number], self._numbers[link] = link, number
-        self._step_membership(LinkUp(number, link.facts, link.dialed, link.address))
+        self._driver.step_membership(LinkUp(number, link.facts, link.dialed, link.address))
         counting = self._link_to(link.peer)
         if counting is not None:
             self._attempts.linked(link.peer, counting)
@@ -316,17 +291,17 @@ class MeshRuntime:
         number = self._numbers.pop(link, None)
         if number is not None:
             del self._links[number]
-            self._step_membership(LinkDown(number, loss))
+            self._driver.step_membership(LinkDown(number, loss))
 
     def message(self, link: Link, message: ControlMessage) -> None:
         """See LinkEvents."""
-        if self._running:
+        if self._driver.running:
             self._deliver(link.peer, message)
 
     def dial_failed(self, address: str, loss: LinkLoss, detail: str) -> None:
         """See LinkEvents."""
         _log.debug("dial failed", extra={"address": address, "loss": loss.value, "detail": detail})
-        self._step_membership(DialFailed(address, loss))
+        self._driver.step_membership(DialFailed(address, loss))
 
     def heard(self, link: Link) -> None:
         """See LinkEvents."""
@@ -347,17 +322,27 @@ class MeshRuntime:
             for listener in self._listeners:
                 listener.attempt_reported(sender, message)
         elif isinstance(message, _ELECTION_MESSAGES):
-            self._step_election(ElectionReceived(sender, message))
+            self._driver.step_election(ElectionReceived(sender, message))
         elif isinstance(message, _MEMBERSHIP_MESSAGES):
-            self._step_membership(MembershipReceived(sender, message))
+            self._driver.step_membership(MembershipReceived(sender, message))
         elif isinstance(message, Query):
             self._queries.reply_to(sender, message)
         elif isinstance(message, QueryReply):
             self._queries.take_reply(sender, message)
 
-    def _send_control(self, node_id: NodeId, message: ControlMessage) -> bool:
-        """To oneself on the next turn of the loop."""
-        if not self._running:
+    def _deliver_to_self(self, message: ControlMessage) -> None:
+        if self._driver.running:
+            self._deliver(self.self_id, message)
+
+    def _link_to(self, node_id: NodeId) -> Link | None:
+        number = self._membership.link_to(node_id)
+        return None if number is None else self._links.get(number)
+
+    # --- Outside: what the state machines decided -------------------------------------------------------------------
+
+    def send_control(self, node_id: NodeId, message: ControlMessage) -> bool:
+        """To oneself on the next turn of the loop. False if there is no link to that machine now."""
+        if not self._driver.running:
             return False
         if node_id == self.self_id:
             self._loop.call_soon(self._deliver_to_self, message)
@@ -367,112 +352,44 @@ class MeshRuntime:
             link.send(message)
         return link is not None
 
-    def _deliver_to_self(self, message: ControlMessage) -> None:
-        if self._running:
-            self._deliver(self.self_id, message)
+    def dial(self, address: str, expected: NodeId | None) -> None:
+        """See Outside."""
+        self._transport.dial(address, expected)
 
-    def _link_to(self, node_id: NodeId) -> Link | None:
-        number = self._membership.link_to(node_id)
-        return None if number is None else self._links.get(number)
+    def close_link(self, number: int, loss: LinkLoss) -> None:
+        """See Outside."""
+        link = self._links.get(number)
+        if link is not None:
+            link.close(loss)
 
-    # --- driving the state machines ---------------------------------------------------------------------------------
+    def machine_gone(self, node_id: NodeId) -> None:
+        """See Outside."""
+        self._source.machine_gone(node_id)
 
-    def _step_membership(self, event: MembershipEvent) -> None:
-        self._effects.extend(self._membership.step(self._clock(), event))
-        self._drain()
-
-    def _step_election(self, event: ElectionEvent) -> None:
-        if self._running:
-            self._effects.extend(self._election.step(self._clock(), event))
-            self._drain()
-
-    def _drain(self) -> None:
-        """In order. What an effect causes queues behind it, also when the transport calls back from inside."""
-        if self._draining or not self._running:
-            return
-        self._draining = True
-        try:
-            while self._effects:
-                self._carry_out(self._effects.popleft())
-        finally:
-            self._draining = False
-        self._set_timer()
-
-    def _carry_out(self, effect: Any) -> None:
-        if isinstance(effect, Send):
-            self._carry_out_send(effect)
-        elif isinstance(effect, TellElection):
-            self._step_election(effect.event)
-            if isinstance(effect.event, PeerGone):
-                self._source.machine_gone(effect.event.peer)
-        elif isinstance(effect, Dial):
-            self._transport.dial(effect.address, effect.expected)
-        elif isinstance(effect, CloseLink):
-            link = self._links.get(effect.link)
-            if link is not None:
-                link.close(effect.loss)
-        elif isinstance(effect, Persist):
-            self._promises.save(effect.promise, lambda error: self._persisted(effect.promise, error))
-        elif isinstance(effect, FollowerGained):
-            self._step_membership(FollowerJoined(effect.node_id))
-        elif isinstance(effect, LeadershipChanged):
-            self._leadership_changed(effect)
-        elif isinstance(effect, MemberChanged):
-            for listener in self._listeners:
-                listener.member_changed(effect.node_id)
-        else:
-            self._member_lost(effect)
-
-    def _carry_out_send(self, effect: Send) -> None:
-        sent = self._send_control(effect.to, effect.message)
-        if sent and isinstance(effect.message, PreVoteRequest):
-            self._step_membership(Probe(effect.to))
-
-    def _leadership_changed(self, effect: LeadershipChanged) -> None:
+    def leadership_changed(self, change: LeadershipChanged) -> None:
+        """See Outside."""
         _log.info(
             "leader: %s",
-            "none" if effect.leader is None else short(effect.leader),
-            extra={"leader": effect.leader, "counter": effect.ballot.counter, "self": effect.leader == self.self_id},
+            "none" if change.leader is None else short(change.leader),
+            extra={"leader": change.leader, "counter": change.ballot.counter, "self": change.leader == self.self_id},
         )
-        self._step_membership(LeaderChanged(effect.leader, effect.ballot))
         for listener in self._listeners:
-            listener.leadership_changed(effect.leader, effect.ballot)
+            listener.leadership_changed(change.leader, change.ballot)
 
-    def _member_lost(self, effect: MemberLost) -> None:
-        _log.info("link lost", extra={"peer": effect.node_id, "loss": effect.loss.value})
-        self._queries.peer_lost(effect.node_id)
+    def member_changed(self, node_id: NodeId) -> None:
+        """See Outside."""
         for listener in self._listeners:
-            listener.member_lost(effect.node_id, effect.loss)
+            listener.member_changed(node_id)
 
-    def _persisted(self, promise: Promise, error: Exception | None) -> None:
-        if not self._running:
-            return
-        if error is not None:
-            _log.error("cannot write the ballot: this machine neither leads nor grants a leader: %s", error)
-        self._step_election(Persisted(promise) if error is None else PersistFailed(promise))
+    def member_lost(self, lost: MemberLost) -> None:
+        """See Outside."""
+        _log.info("link lost", extra={"peer": lost.node_id, "loss": lost.loss.value})
+        self._queries.peer_lost(lost.node_id)
+        for listener in self._listeners:
+            listener.member_lost(lost.node_id, lost.loss)
 
     def _note_in_use(self, node_id: NodeId, in_use: bool) -> None:
-        self._step_membership(InUse(node_id, in_use))
-
-    def _set_timer(self) -> None:
-        """An earlier timer that is already set may stay: it finds nothing due and sets the next."""
-        due_s = min(self._election.wake_at_s, self._membership.wake_at_s)
-        if due_s >= self._timer_due_s or due_s == float("inf"):
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_due_s = due_s
-        self._timer = self._loop.call_later(max(0.0, due_s - self._clock()), self._tick)
-
-    def _tick(self) -> None:
-        """Only who is due is woken, and the next timer is set once for both."""
-        self._timer, self._timer_due_s = None, float("inf")
-        now_s = self._clock()
-        if self._running and now_s >= self._election.wake_at_s:
-            self._effects.extend(self._election.step(now_s, Tick()))
-        if now_s >= self._membership.wake_at_s:
-            self._effects.extend(self._membership.step(now_s, Tick()))
-        self._drain()
+        self._driver.step_membership(InUse(node_id, in_use))
 
     def _save_peers_again(self) -> None:
         if self._peers_changed:
