@@ -142,6 +142,30 @@ def test_who_cannot_write_does_not_stand() -> None:
     assert machine.role is Role.LEADING
 
 
+def test_a_ballot_that_came_to_disk_too_late_is_used_in_the_next_campaign_without_writing_it_again() -> None:
+    machine = Machine()
+    effects = machine.election.step(LAN.boot_listen_s, Tick())
+    (promise,) = [effect.promise for effect in effects if isinstance(effect, Persist)]
+    machine.now_s = LAN.boot_listen_s + LEASE_S
+    assert machine.does(Persisted(promise)) == []
+    assert machine.role is Role.LEADERLESS
+    effects = machine.at(machine.now_s + LAN.campaign_settle_s)
+    assert effects == [LeadershipChanged(B, promise.ballot)]
+
+
+def test_a_late_ballot_below_one_that_was_heard_of_is_not_used() -> None:
+    machine = Machine()
+    effects = machine.election.step(LAN.boot_listen_s, Tick())
+    (promise,) = [effect.promise for effect in effects if isinstance(effect, Persist)]
+    machine.now_s = LAN.boot_listen_s + LEASE_S
+    machine.does(Persisted(promise))
+    machine.does(PeerLinked(C))
+    asked = sent_to(C, machine.at(machine.now_s + LAN.campaign_settle_s), PreVoteRequest)[0]
+    effects = machine.hears(C, PreVoteReply(asked.ballot, asked.round, True, Ballot(7, A)))
+    assert machine.election.ballot(machine.now_s) == Ballot(8, B)
+    assert [effect.promise.ballot for effect in effects if isinstance(effect, Persist)] == [Ballot(8, B)]
+
+
 def test_a_leader_that_slept_through_its_lease_is_nobody_when_it_wakes() -> None:
     machine = Machine().leads(C)
     machine.now_s += 60.0

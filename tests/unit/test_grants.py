@@ -88,6 +88,15 @@ def test_a_promise_written_too_late_grants_nothing_but_binds() -> None:
     assert grants.refusal(LEASE_S, Ballot(4, B), LEASE_S) is Refusal.STALE
 
 
+def test_what_a_disk_has_not_written_after_two_leases_is_claimed_by_nobody() -> None:
+    grants = Grants(None, 0.0, LAN)
+    assert grants.begin(0.0, Ballot(5, A), LEASE_S, 1) is not None
+    assert grants.claimed(2 * LEASE_S - 0.01) == Ballot(5, A)
+    assert grants.refusal(2 * LEASE_S - 0.01, Ballot(6, B), LEASE_S) is Refusal.LIVE_GRANT
+    assert grants.claimed(2 * LEASE_S) == NO_BALLOT
+    assert grants.refusal(2 * LEASE_S, Ballot(6, B), LEASE_S) is Refusal.NOT_DURABLE
+
+
 def test_a_disk_that_refuses_makes_the_node_refuse_for_a_while() -> None:
     grants = Grants(None, 0.0, LAN)
     promise = grants.begin(0.0, Ballot(1, A), LEASE_S, 1)

@@ -34,7 +34,7 @@ class Campaign:
             me.campaign_at_s = now_s + me.timing.canvass_retry_s
             return
         me.become(Trigger.CAMPAIGN_DUE)
-        round_, ballot = me.next_round(), me.next_ballot(me.grants.promise.ballot)
+        round_, ballot = me.next_round(), me.ballot_to_stand_with(me.grants.promise.ballot)
         deadline_s = now_s + me.timing.pre_vote_timeout_s
         me.canvass = Canvass(ballot, round_, deadline_s, set(me.links), highest=me.grants.promise.ballot)
         me.send(me.links, PreVoteRequest(ballot, round_))
@@ -64,7 +64,12 @@ class Campaign:
         me = self._me
         me.canvass = None
         me.become(Trigger.PRE_VOTE_WON)
-        me.promise_self(now_s, max(highest, me.grants.promise.ballot))
+        ballot = me.ballot_to_stand_with(max(highest, me.grants.promise.ballot))
+        promise = me.grants.begin(now_s, ballot, me.lease_s(), 0)
+        if promise is not None:
+            me.persist(promise)
+        else:
+            self._leading.begin(now_s, ballot)
 
     def on_request(self, now_s: float, sender: NodeId, request: PreVoteRequest) -> None:
         me = self._me

@@ -40,6 +40,8 @@ class ElectionState:
         self.links: dict[NodeId, bool] = {}
         self.canvass: Canvass | None = None
         self.leadership: Leadership | None = None
+        self.unused_ballot = NO_BALLOT
+        """An own ballot that came to disk too late to lead: nobody was ever asked under it, so it is as good as new."""
         self.effects: list[ElectionEffect] = []
         self.canvasses_lost = 0
         self.courtesies = 0
@@ -66,9 +68,18 @@ class ElectionState:
 
     def next_ballot(self, above: Ballot) -> Ballot:
         """Above `above`, and from the candidature's counter on unless the others would take that for a lie."""
+        return max(above.next_for(self.self_id), self._lowest_ballot(above))
+
+    def ballot_to_stand_with(self, highest: Ballot) -> Ballot:
+        """The unused one if nothing higher was heard of: it need not be written again, which a slow disk may never
+        manage within a lease. Else the next."""
+        unused = self.unused_ballot
+        usable = unused != NO_BALLOT and unused >= max(highest, self._lowest_ballot(highest))
+        return unused if usable else self.next_ballot(highest)
+
+    def _lowest_ballot(self, above: Ballot) -> Ballot:
         counter = self.candidature.counter
-        floor = counter if counter <= min(COUNTER_MAX, above.counter + COUNTER_LEAP_MAX) else 0
-        return max(above.next_for(self.self_id), Ballot(floor, self.self_id))
+        return Ballot(counter if counter <= min(COUNTER_MAX, above.counter + COUNTER_LEAP_MAX) else 0, self.self_id)
 
     # --- change -----------------------------------------------------------------------------------------------------
 

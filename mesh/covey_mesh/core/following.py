@@ -97,6 +97,7 @@ class Following:
             if in_time:
                 self._leading.begin(now_s, ballot)
             else:
+                me.unused_ballot = ballot
                 me.become(Trigger.BALLOT_FAILED)
                 me.campaign_soon(now_s)
         elif me.leadership is not None and ballot > me.leadership.ballot:

@@ -42,6 +42,17 @@ class PendingGrant:
     round: int
     void: bool = False
 
+    @property
+    def over_at_s(self) -> float:
+        """What is on disk only then is a promise, but no grant any more."""
+        return self.received_at_s + self.lease_s
+
+    @property
+    def claimed_until_s(self) -> float:
+        """Until then others leave room for it. Not for ever, since a disk may hang; but for a second lease, since what
+        came to disk too late for the first can be granted in that one without writing."""
+        return self.over_at_s + self.lease_s
+
 
 class Grants:
     """One node's promise and grant. Times are this node's own clock."""
@@ -61,9 +72,9 @@ class Grants:
 
     def claimed(self, now_s: float) -> Ballot:
         """The ballot obeyed now or about to be; what a pre-vote must respect."""
-        live = self.live(now_s)
-        if live == NO_BALLOT and self.pending is not None and not self.pending.void:
-            return self.pending.ballot
+        live, pending = self.live(now_s), self.pending
+        if live == NO_BALLOT and pending is not None and not pending.void and now_s < pending.claimed_until_s:
+            return pending.ballot
         return live
 
     @property
@@ -89,7 +100,7 @@ class Grants:
         if not 0 < lease_s <= self._timing.lease_max_s:
             return Refusal.BAD_LEASE
         if self.pending is not None and self.pending.ballot != ballot:
-            return Refusal.LIVE_GRANT
+            return Refusal.LIVE_GRANT if now_s < self.pending.claimed_until_s else Refusal.NOT_DURABLE
         if self.live(now_s) != NO_BALLOT and self._ballot.node_id != ballot.node_id:
             return Refusal.LIVE_GRANT
         if ballot < self.promise.ballot:
@@ -121,9 +132,9 @@ class Grants:
         """The promise is on disk: the grant that may now be announced, or None if its time has passed."""
         pending = self._take_pending(promise)
         self.promise = promise
-        if pending.void or now_s >= pending.received_at_s + pending.lease_s:
+        if pending.void or now_s >= pending.over_at_s:
             return None
-        self._grant(pending.ballot, pending.received_at_s + pending.lease_s)
+        self._grant(pending.ballot, pending.over_at_s)
         return pending
 
     def not_written(self, now_s: float, promise: Promise) -> PendingGrant:

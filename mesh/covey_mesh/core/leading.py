@@ -7,7 +7,7 @@ Not here: becoming one (campaign.py), granting another (following.py).
 
 from __future__ import annotations
 
-from covey_mesh.core.ballot import Ballot
+from covey_mesh.core.ballot import NO_BALLOT, Ballot
 from covey_mesh.core.candidacy import Leadership
 from covey_mesh.core.effects import FollowerGained
 from covey_mesh.core.election_state import ElectionState
@@ -30,6 +30,7 @@ class Leading:
         me = self._me
         me.become(Trigger.BALLOT_DURABLE)
         me.canvasses_lost = me.courtesies = 0
+        me.unused_ballot = NO_BALLOT
         me.leadership = Leadership(me.self_id, ballot, NEVER, now_s)
 
     def heartbeat(self, now_s: float) -> None:

@@ -71,10 +71,10 @@ CHANGES: Mapping[tuple[Role, Trigger], Change] = MappingProxyType(
         # The pre-vote is open. Lost to a rival it is answered; lost to a leader, its ballot is written.
         (Role.CANVASSING, Trigger.GRANTED): Change(Role.FOLLOWING, _FOLLOWS),
         (Role.CANVASSING, Trigger.PRE_VOTE_LOST): Change(Role.LEADERLESS, ((), (PreVoteReply,), (Persist,))),
-        (Role.CANVASSING, Trigger.PRE_VOTE_WON): Change(Role.STANDING, ((Persist,),)),
+        (Role.CANVASSING, Trigger.PRE_VOTE_WON): Change(Role.STANDING, ((Persist,), ())),
         (Role.CANVASSING, Trigger.CANDIDACY_OVER): Change(Role.LEADERLESS),
         (Role.CANVASSING, Trigger.STOP): Change(Role.STOPPED),
-        # The own ballot is being written.
+        # The own ballot is being written; or is on disk since a campaign before, for which it came too late.
         (Role.STANDING, Trigger.BALLOT_DURABLE): Change(Role.LEADING, ((GrantRequest, LeadershipChanged),)),
         (Role.STANDING, Trigger.BALLOT_FAILED): Change(Role.LEADERLESS),
         (Role.STANDING, Trigger.STOP): Change(Role.STOPPED),
