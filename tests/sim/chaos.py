@@ -41,6 +41,9 @@ KINDS = (
 )
 """A run of many seeds that injected none of one of these fails."""
 
+BEFALLEN = ("lost", "duplicated", "overtaken", "held_back", "refused_by_disk")
+"""What such faults did to messages and writes. Likewise: a fault that touches nothing proves nothing."""
+
 
 @dataclass
 class Outcome:
@@ -54,6 +57,8 @@ class Outcome:
     attempts_most: int
     messages: tuple[tuple[str, int], ...]
     """Control messages sent in all, by kind."""
+    befallen: Counter[str]
+    """What happened to messages and writes, see BEFALLEN."""
 
 
 @dataclass
@@ -66,17 +71,20 @@ class Totals:
     requests: Counter[str] = field(default_factory=Counter)
     converged_s: list[float] = field(default_factory=list)
     attempts_most: int = 0
+    befallen: Counter[str] = field(default_factory=Counter)
 
     def add(self, outcome: Outcome) -> None:
         self.seeds += 1
         self.faults += outcome.faults
+        self.befallen += outcome.befallen
         self.requests += outcome.requests
         self.converged_s.append(outcome.converged_s)
         self.attempts_most = max(self.attempts_most, outcome.attempts_most)
 
     def missing(self) -> list[str]:
-        """Kinds of fault that were never injected."""
-        return [kind for kind in KINDS if not self.faults[kind]]
+        """Kinds of fault that were never injected, and effects of faults that were never felt."""
+        never = [kind for kind in KINDS if not self.faults[kind]]
+        return never + [effect for effect in BEFALLEN if not self.befallen[effect]]
 
 
 def commit() -> str:
@@ -116,6 +124,7 @@ def _run_seed(seed: int) -> Outcome:
             converged_s,
             cluster.watch.attempts_most,
             tuple(sorted(cluster.network.kinds.items())),
+            cluster.network.befallen,
         )
 
 

@@ -321,7 +321,7 @@ class Faults:
         return machine is not None
 
     def disk_full(self) -> bool:
-        """No ballot can be written."""
+        """No ballot can be written; often just when a new leader is needed."""
         machine = self._pick(lambda m: not m.disk.full)
         if machine is None:
             return False
@@ -332,9 +332,19 @@ class Faults:
             disk.full = False
 
         self._later(over)
+        self._new_leader_soon()
         return True
 
+    def _new_leader_soon(self) -> None:
+        """Disks are written to only then."""
+        leading = [machine for machine in self._cluster.leading() if machine.running]
+        if leading and self._dice.random() < 0.6:
+            leader = self._dice.choice(leading)
+            self._cluster.loop.call_later(0.05, self._restart, leader, leader.starts)
+
     def slow_disk(self) -> bool:
+        """Also slower than a lease; often just when a new leader is needed."""
+        self._new_leader_soon()
         disk = self._dice.choice(self._cluster.machines).disk
         disk.write_s = self._dice.choice((0.05, 0.5, 2.5))
 

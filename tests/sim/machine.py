@@ -8,6 +8,7 @@ without. Not here: the network, what happens when (chaos.py).
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -52,9 +53,10 @@ class Disk:
 class SimStores:
     """PromiseStore of one process; a write ends only if the process lives until then."""
 
-    def __init__(self, disk: Disk, process: ProcessLoop) -> None:
+    def __init__(self, disk: Disk, process: ProcessLoop, befallen: Counter[str]) -> None:
         self._disk = disk
         self._process = process
+        self._befallen = befallen
 
     def load(self) -> Promise | None:
         return self._disk.promise
@@ -62,6 +64,7 @@ class SimStores:
     def save(self, promise: Promise, done: Callable[[Exception | None], None]) -> None:
         def written() -> None:
             if self._disk.full:
+                self._befallen["refused_by_disk"] += 1
                 done(OSError("disk full"))
                 return
             self._disk.promise = promise
@@ -149,7 +152,7 @@ class Machine:
         incarnation = self.starts * 1000 + dice.randrange(1000)
         facts = NodeFacts(self.node_id, self.node_id[:4], "0", 1, incarnation, (self.address,))
         self.transport = self.network.transport(self, facts)
-        stores: Any = SimStores(self.disk, process)
+        stores: Any = SimStores(self.disk, process, self.network.befallen)
         loop: Any = process
         peers = SimPeerStore(self.disk)
         self.mesh = MeshRuntime(self.transport, facts, clock, dice.random, stores, peers, self.timing, loop)

@@ -72,6 +72,8 @@ class Network:
         self.held: dict[SimLink, deque[Arrival]] = {}
         self.messages: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
+        self.befallen: Counter[str] = Counter()
+        """What faults did in fact: a network that loses messages of a silent pool loses nothing."""
         self._random = dice.random
 
     def add(self, machine: Machine) -> Machine:
@@ -86,6 +88,7 @@ class Network:
         delay_s = low_s + (high_s - low_s) * self._random()
         if self.loss and self._random() < self.loss:
             delay_s += RETRANSMISSION_S
+            self.befallen["lost"] += 1
         extra_s = source.extra_delay_s + to.extra_delay_s
         return delay_s + extra_s * (0.5 + self._random()) if extra_s else delay_s
 
@@ -102,16 +105,19 @@ class Network:
         self.kinds[type(message).__name__] += 1
         overtaken = self.overtaking and type(message) in OVERTAKING and self._random() < self.overtaking
         if overtaken and link not in self.held and self.carries(link.owner, link.far):
+            self.befallen["overtaken"] += 1
             late_s = self._delay_s(link.owner, link.far) + OVERTAKEN_BY_S * self._random()
             self.loop.call_later(late_s, self._arrive, link, link.other.arrived, (message,))
             return
         self.carry(link, link.other.arrived, message)
         if self.duplicated and self._random() < self.duplicated:
+            self.befallen["duplicated"] += 1
             self.carry(link, link.other.arrived, message)
 
     def carry(self, link: SimLink, arrive: Callable[..., None], *args: Any) -> None:
         """From `link` to its other end, in order."""
         if link in self.held or not self.carries(link.owner, link.far):
+            self.befallen["held_back"] += 1
             self.held.setdefault(link, deque()).append((arrive, args))
             return
         link.last_arrival_s = max(link.last_arrival_s, self.loop.now_s + self._delay_s(link.owner, link.far))

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from tests.sim.chaos import KINDS, Totals, run_seed
+from tests.sim.chaos import BEFALLEN, KINDS, Totals, run_seed
 from tests.sim.cluster import Violation
 
 PROGRESS_S = 3.0
@@ -62,6 +62,7 @@ def main() -> int:
             print(f"... {_line(totals, began_s)}", flush=True)
     missing = totals.missing() if totals.seeds >= KINDS_COUNT_FROM_SEEDS else []
     print("faults " + " ".join(f"{kind}={totals.faults[kind]}" for kind in KINDS))
+    print("befallen " + " ".join(f"{effect}={totals.befallen[effect]}" for effect in BEFALLEN))
     print("requests " + " ".join(f"{name.replace(' ', '_')}={n}" for name, n in totals.requests.most_common()))
     print(f"attempts_of_one_request_most {totals.attempts_most}")
     if totals.converged_s:
@@ -69,7 +70,7 @@ def main() -> int:
     if options.digest:
         print(f"digest {digest.hexdigest()}")
     if missing:
-        print(f"kinds of fault that were never injected: {' '.join(missing)}")
+        print(f"never happened: {' '.join(missing)}")
     print(_line(totals, began_s))
     return 1 if totals.violations or missing else 0
 
