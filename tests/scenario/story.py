@@ -14,6 +14,7 @@ tells changes of role, what is written to disk, whom a machine follows and which
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,8 @@ class Story:
         self._scenario = scenario
         self._cluster = Cluster(0, Shape(len(scenario.names), drift=0.0))
         self._cluster.network.delay_s = (0.001, 0.001)
+        # Its own dice for mDNS, apart from the network's: a trace does not change with the number of messages.
+        self._cluster.dice = random.Random(0)
         self._machines = dict(zip(scenario.names, self._cluster.machines, strict=True))
         for name, machine in self._machines.items():
             machine.node_id = NodeId(name.lower() * 32)

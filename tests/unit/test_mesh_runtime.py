@@ -333,7 +333,7 @@ def test_a_published_load_is_in_the_view_at_once_and_soon_with_the_others(world:
     link = world.link(C)
     load = NodeLoad(B, 1, 3)
     world.mesh.publish(load)
-    assert world.mesh.view().members[B].load is load
+    assert world.mesh.view().members[B].load == load
     world.wait(0.3)
     assert LoadReport(load) in link.sent
 
