@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.support.scheduling import node
 
-from covey_scheduler.core.prefix import BLOCK_BYTES, BLOCKS_MAX, PrefixIndex, prefix_hashes
+from covey_scheduler.core.prefix import BLOCK_BYTES, BLOCKS_MAX, PENDING_MAX, PrefixIndex, prefix_hashes
 
 LIFE = (1, 0)
 
@@ -101,3 +101,65 @@ def test_the_cache_of_an_earlier_life_is_forgotten_when_it_is_counted() -> None:
     assert known.held_blocks(node(1), "m", LIFE) == 3
     assert known.held_blocks(node(1), "m", (1, 1)) == 0
     assert (len(known), known.matches("m", (1,))) == (0, [])
+
+
+ENGINE = (node(1), "m")
+
+
+def told(known: PrefixIndex, hashes: tuple[int, ...], hit: bool | None) -> None:
+    known.ended(ENGINE, LIFE, known.add(*ENGINE, LIFE, hashes, 0), hit)
+
+
+def held(known: PrefixIndex, *hashes: int) -> list[int]:
+    return [each for each in hashes if known.matched_blocks(*ENGINE, LIFE, (each,))]
+
+
+def test_what_an_engine_had_not_takes_all_older_things_along() -> None:
+    known = index()
+    for hashes in ((1, 2), (3,), (4,), (5,)):
+        told(known, hashes, None)
+    told(known, (5,), True)
+    told(known, (3, 6), False)
+    assert held(known, 1, 2, 3, 4, 5, 6) == [3, 4, 5, 6], "computed again, so 3 is there; 1 and 2 were used before it"
+    assert len(known) == 4
+    told(known, (7,), False)
+    assert len(known) == 5, "nothing was believed of it"
+
+
+def test_an_engine_that_never_told_of_a_hit_does_not_tell() -> None:
+    known = index()
+    told(known, (1,), None)
+    told(known, (2,), None)
+    told(known, (2,), False)
+    assert held(known, 1, 2) == [1, 2]
+
+
+def test_a_prompt_that_was_still_being_computed_is_no_miss() -> None:
+    known = index()
+    told(known, (1,), None)
+    told(known, (1,), True)
+    first = known.add(*ENGINE, LIFE, (2,), 0)
+    second = known.add(*ENGINE, LIFE, (2,), 0)
+    known.ended(ENGINE, LIFE, second, False)
+    known.ended(ENGINE, LIFE, first, None)
+    assert held(known, 1, 2) == [1, 2]
+    told(known, (2,), False)
+    assert held(known, 1, 2) == [2]
+
+
+def test_the_end_of_a_prompt_of_another_life_says_nothing() -> None:
+    known = index()
+    told(known, (1,), True)
+    late = known.add(*ENGINE, LIFE, (1,), 0)
+    known.add(*ENGINE, (2, 0), (1,), 0)
+    known.ended(ENGINE, LIFE, late, False)
+    known.ended((node(9), "m"), LIFE, late, False)
+    assert known.matched_blocks(*ENGINE, (2, 0), (1,)) == 1
+
+
+def test_uses_that_never_end_are_bounded() -> None:
+    known = PrefixIndex(blocks_max=8, blocks_total_max=20)
+    for _ in range(PENDING_MAX + 10):
+        use = known.add(*ENGINE, LIFE, (1,), 0)
+    assert use.found == 0
+    assert len(known._engines[ENGINE].pending) == PENDING_MAX

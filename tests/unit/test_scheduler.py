@@ -464,3 +464,26 @@ def test_hostile_numbers_do_not_stop_the_leader() -> None:
         assert all(len(v.rejected_because) < 200 for v in answer.decision.candidates)
     leader.report("r1", output_tokens=-huge)
     leader.report("r2", output_tokens=huge)
+
+
+def test_an_engine_that_lost_what_it_was_believed_to_have_is_not_believed_to_have_older_things() -> None:
+    leader = Leader([machine(1, running_limit=64)])
+    conversations = {name: tuple(range(start, start + 8)) for start, name in ((1, "old"), (100, "mid"), (200, "new"))}
+
+    def prefill_s(name: str, cached: int) -> float:
+        """Of a turn of that conversation, as predicted; the engine then says what it had."""
+        request = ask(f"{name}{leader.now_s}", prompt_tokens=1200, prefix_hashes=conversations[name])
+        (answer,) = leader.ask(request)
+        leader.report(request.request_id, output_tokens=10, prompt_tokens=1200, cached_prompt_tokens=cached)
+        leader.tick(1.0)
+        assert answer.decision is not None
+        return answer.decision.candidates[0].terms_s["prefill"]
+
+    whole = prefill_s("old", 0)
+    assert prefill_s("mid", 0) == prefill_s("new", 0) == whole
+    assert prefill_s("new", 1000) < whole / 4
+    assert prefill_s("mid", 0) < whole / 4, "believed to be there, and it was gone"
+    assert prefill_s("old", 0) == whole, "used before it: gone too"
+    assert prefill_s("mid", 1000) < whole / 4, "computed again since"
+    assert prefill_s("new", 1000) < whole / 4, "used after it: still there"
+    assert not leader.scheduler._pool._hopes

@@ -9,8 +9,9 @@ from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
+from typing import NamedTuple
 
-from covey_mesh.core.asking import Ask
+from covey_mesh.core.asking import Ask, AttemptReport
 from covey_mesh.core.facts import PoolView, Task
 from covey_mesh.core.names import NodeId
 from covey_scheduler.core.clean_ask import PRIORITY_LOWEST
@@ -23,11 +24,24 @@ from covey_scheduler.core.machine_cache import MODELS_CACHED_MAX, MachineCache
 from covey_scheduler.core.policies import Policy
 from covey_scheduler.core.policy import Ranking, rank
 from covey_scheduler.core.prediction import Question, prompt_s, uncached_tokens
-from covey_scheduler.core.prefix import PrefixIndex
+from covey_scheduler.core.prefix import EngineKey, PrefixIndex, Use
 from covey_scheduler.core.room import Audience, Room, fair_share, room_of
 from covey_scheduler.core.settings import SchedulerSettings
 from covey_scheduler.core.standing import Standing, prompts_left_s
 from covey_scheduler.core.standings import Standings
+
+MISS_SHARE = 0.5
+"""An engine that had less than this part of what was believed has let go of it: the rest is the estimate's error."""
+
+
+class _Hope(NamedTuple):
+    """What was believed of an assignment; `share` of the prompt was to be in the engine's prefix cache."""
+
+    engine: EngineKey
+    generation: tuple[int, int]
+    use: Use
+    share: float
+
 
 NOBODY: AbstractSet[NodeId] = frozenset()
 
@@ -49,6 +63,7 @@ class PoolAccount:
         self._standings: OrderedDict[str, Standings] = OrderedDict()
         self._failed_before: dict[str, set[NodeId]] = {}
         self._prefixes = PrefixIndex(settings.prefix_blocks_max, settings.prefix_blocks_total_max)
+        self._hopes: OrderedDict[RequestKey, _Hope] = OrderedDict()
 
     def view_changed(self, view: PoolView, now_s: float) -> None:
         if view.members.keys() != self.view.members.keys():
@@ -63,6 +78,7 @@ class PoolAccount:
         self.audience.clear()
         self.failures = RecentFailures(self._settings.failure_memory_s)
         self._prefixes.keep_only(())
+        self._hopes.clear()
         self._standings.clear()
 
     def ranking(
@@ -148,8 +164,24 @@ class PoolAccount:
         self.holdings.began(key, ask.model, ask.user, machine.node_id, ask.priority >= PRIORITY_LOWEST, charge)
         total = chosen.load.kv_cache_tokens_total
         capacity = max(1, total // self._settings.tokens_per_block) if total else 0
-        self._prefixes.add(machine.node_id, ask.model, machine.generation, ask.prefix_hashes, capacity)
+        use = self._prefixes.add(machine.node_id, ask.model, machine.generation, ask.prefix_hashes, capacity)
+        if use.number:
+            share = ranking.cached[index] / max(1, ask.prompt_tokens)
+            self._hopes[key] = _Hope((machine.node_id, ask.model), machine.generation, use, share)
+            while len(self._hopes) > self._settings.known_requests_max:
+                self._hopes.popitem(last=False)
         return prompt
+
+    def ended(self, key: RequestKey, report: AttemptReport) -> None:
+        """The engine may have told how much of the prompt it had: the index learns from what it had not."""
+        hope = self._hopes.pop(key, None)
+        if hope is None:
+            return
+        told = report.prompt_tokens > 0 and not (report.failed or report.withdrawn)
+        hit: bool | None = None
+        if told and (report.cached_prompt_tokens > 0 or hope.share > 0):
+            hit = report.cached_prompt_tokens / report.prompt_tokens >= MISS_SHARE * hope.share
+        self._prefixes.ended(hope.engine, hope.generation, hope.use, hit)
 
     def _refreshed(self, model: str, now_s: float) -> Standings:
         standings = self._standings.get(model)

@@ -2,7 +2,9 @@
 
 The hash of block i covers blocks 0..i, so equal hashes mean equal prefixes, as in vLLM's automatic prefix caching;
 blocks are bytes, not tokens, because no tokenizer runs here. The index is fed by assignments and forgets like the
-engine's own cache: least recently used first, all at once when the engine or its machine has restarted.
+engine's own cache: least recently used first, all at once when the engine or its machine has restarted. Where an engine
+tells that it did not have what it was believed to have, everything that was used before that is forgotten too: a cache
+that lets go in order of use cannot have kept it.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from hashlib import blake2b
+from typing import NamedTuple
 
 from covey_mesh.core.names import NodeId
 
@@ -36,12 +39,32 @@ Depths = list[tuple[int, Sequence[NodeId]]]
 """(blocks, machines that know at least so many), deeper ones later: the last row that names a machine counts."""
 
 
+PENDING_MAX = 1024
+"""Uses of one engine's cache whose end is awaited; the oldest counts as ended."""
+
+
+class Use(NamedTuple):
+    """One prompt that was sent to an engine. `found`: when the part of it that was known had last been used before, as
+    a count of uses; 0: no part was, or it may not have been computed yet."""
+
+    number: int
+    found: int = 0
+
+
+NO_USE = Use(0)
+
+
 class _Blocks:
-    __slots__ = ("generation", "hashes")
+    """`hashes`: block -> number of the use that touched it last, in that order."""
+
+    __slots__ = ("generation", "hashes", "pending", "tells", "uses")
 
     def __init__(self, generation: tuple[int, int]) -> None:
         self.generation = generation
-        self.hashes: OrderedDict[int, None] = OrderedDict()
+        self.hashes: OrderedDict[int, int] = OrderedDict()
+        self.pending: OrderedDict[int, None] = OrderedDict()
+        self.uses = 0
+        self.tells = False
 
 
 class PrefixIndex:
@@ -103,10 +126,10 @@ class PrefixIndex:
 
     def add(
         self, node_id: NodeId, model: str, generation: tuple[int, int], hashes: tuple[int, ...], capacity_blocks: int
-    ) -> None:
+    ) -> Use:
         """An ask with these blocks was assigned there. `capacity_blocks`: what the engine can hold; 0: unknown."""
         if not hashes:
-            return
+            return NO_USE
         key = (node_id, model)
         engine = self._engines.get(key)
         if engine is None or engine.generation != generation:
@@ -115,19 +138,45 @@ class PrefixIndex:
         self._engines.move_to_end(key)
         known, holders = engine.hashes, self._holders.setdefault(model, {})
         before = len(known)
+        engine.uses = number = engine.uses + 1
+        found = 0
         # Deepest block first, so that the oldest entries are always the ends of prefixes, never their beginnings.
         for each in reversed(hashes[:BLOCKS_MAX]):
             if each in known:
+                found = found or known[each]
                 known.move_to_end(each)
             else:
-                known[each] = None
                 holders.setdefault(each, []).append(node_id)
+            known[each] = number
+        use = Use(number, 0 if found in engine.pending else found)
+        engine.pending[number] = None
+        if len(engine.pending) > PENDING_MAX:
+            engine.pending.popitem(last=False)
         highest = min(self._blocks_max, capacity_blocks) if capacity_blocks else self._blocks_max
         while len(known) > highest:
             self._let_go(key, known.popitem(last=False)[0])
         self._total += len(known) - before
         while self._total > self._blocks_total_max and len(self._engines) > 1:
             self._forget(next(iter(self._engines)))
+        return use
+
+    def ended(self, key: EngineKey, generation: tuple[int, int], use: Use, hit: bool | None = None) -> None:
+        """The answer to that prompt has ended. `hit`: whether the engine had the part that was believed to be there;
+        None: it did not tell, or nothing was. A miss counts only of an engine that has told of a hit before."""
+        engine = self._engines.get(key)
+        if engine is None or engine.generation != generation:
+            return
+        engine.pending.pop(use.number, None)
+        if hit:
+            engine.tells = True
+        elif hit is False and engine.tells and use.found:
+            self._forget_until(key, engine, use.found)
+
+    def _forget_until(self, key: EngineKey, engine: _Blocks, number: int) -> None:
+        """What was used for the last time then or earlier."""
+        while engine.hashes and engine.hashes[next(iter(engine.hashes))] <= number:
+            self._let_go(key, engine.hashes.popitem(last=False)[0])
+            self._total -= 1
 
     def keep_only(self, nodes: Collection[NodeId]) -> None:
         """Forget machines that have left."""

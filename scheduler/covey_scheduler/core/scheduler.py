@@ -231,6 +231,7 @@ class Scheduler:
         if known is None or report.attempt != known.attempt:
             return []
         self._pool.inflight.release(key, unserved=report.failed or report.withdrawn, served_at_s=now_s)
+        self._pool.ended(key, report)
         if report.withdrawn:
             self._queues.remove(key)
         if known.answer is not None and known.answer.node_id is not None:
