@@ -39,8 +39,9 @@ def _prompt(number: int) -> str:
 @cache
 def _expected(path: str, number: int) -> tuple[str, ...]:
     """The words that any engine of the pool answers to this prompt."""
-    call = openai.parse(path, _body(path, number, True, OUTPUT_TOKENS_MAX), MODEL, False, ENGINE.max_context_tokens)
-    return tuple(openai.word(ENGINE.seed, call.key, i) for i in range(OUTPUT_TOKENS_MAX))
+    body = _body(path, number, True, OUTPUT_TOKENS_MAX)
+    (choice,) = openai.parse(path, body, MODEL, False, ENGINE.max_context_tokens, ENGINE.seed).choices
+    return tuple(openai.word(ENGINE.seed, choice.key, i) for i in range(OUTPUT_TOKENS_MAX))
 
 
 @cache
