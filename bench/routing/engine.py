@@ -21,6 +21,8 @@ class EngineProfile:
 
     step_s: float = 0.016
     """Reading 16 GB of weights at 1 TB/s."""
+    prompt_step_s: float = 0.0
+    """Added to a step that computes prompt tokens; engines found otherwise by bench/calibration have some."""
     prompt_token_s: float = 1 / 8000
     """2 x 8e9 FLOPs a token at 130e12 FLOP/s."""
     attention_s: float = 4e-9
@@ -40,6 +42,7 @@ class EngineProfile:
         """One request's own share of an engine's time."""
         new = prompt - cached
         prefill = new * (self.prompt_token_s + self.attention_s * (cached + new / 2))
+        prefill += self.prompt_step_s * new / self.chunk_tokens
         return prefill + output * (self.step_s / TYPICAL_BATCH + self.stream_s + self.context_token_s * prompt)
 
 
@@ -153,6 +156,8 @@ class Engine:
         if not self._chunks and not self.decoding:
             self.step_ends_at_s = None
             return
+        if self._chunks:
+            seconds += profile.prompt_step_s
         self._steps = 1 if self._chunks else self.decoding[0][0] - self.step
         # The contexts grow by one token a stream and step: half of that on average.
         seconds += profile.context_token_s * streams * (self._steps - 1) / 2

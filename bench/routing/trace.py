@@ -15,6 +15,8 @@ from bench.routing.engine import EngineProfile
 BLOCK_TOKENS = 512
 """Tokens of one hashed block in Mooncake's traces."""
 
+PROFILE = EngineProfile()
+
 GAP_JITTER = 0.2
 """Each gap between arrivals is stretched or shortened by up to this share."""
 
@@ -60,7 +62,14 @@ def _read_azure(path: Path) -> list[Request]:
     return sorted(requests, key=lambda each: each.arrival_s)
 
 
-def sample(trace: Sequence[Request], count: int, load: float, speed_sum: float, seed: int) -> list[Request]:
+def sample(
+    trace: Sequence[Request],
+    count: int,
+    load: float,
+    speed_sum: float,
+    seed: int,
+    profile: EngineProfile = PROFILE,
+) -> list[Request]:
     """`count` consecutive requests from a random place, gaps jittered, arrivals stretched to offer `load`: the share of
     the machines' time that they would take if every prefix seen before were cached everywhere."""
     draw = random.Random(seed)
@@ -72,16 +81,16 @@ def sample(trace: Sequence[Request], count: int, load: float, speed_sum: float, 
         arrivals.append(at_s)
     # Traces count arrivals in steps of seconds; without some spread within a step everybody arrives at once.
     arrivals = sorted(each + draw.uniform(0, at_s / count) for each in arrivals)
-    stretch = work_s(window) / (load * speed_sum) / arrivals[-1]
+    stretch = work_s(window, profile) / (load * speed_sum) / arrivals[-1]
     return [
         replace(request, number=number, arrival_s=arrival * stretch)
         for number, (request, arrival) in enumerate(zip(window, arrivals, strict=True))
     ]
 
 
-def work_s(requests: Sequence[Request]) -> float:
+def work_s(requests: Sequence[Request], profile: EngineProfile = PROFILE) -> float:
     """Seconds of one machine of speed 1 for all of them, each prefix computed once."""
-    profile, seen, total = EngineProfile(), set[int](), 0.0
+    seen, total = set[int](), 0.0
     for request in requests:
         known = 0
         for block in request.blocks:
