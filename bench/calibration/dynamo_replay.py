@@ -3,7 +3,7 @@
     python dynamo_replay.py < JOBS.json > RESULTS.json
 
 A job: {"rows": [Mooncake's fields], "workers": N, "router": "round_robin" | "kv_router", "engine": {...}}. A result:
-for each row, in the same order, {"first_token_s", "completion_s", "cached_tokens", "prompt_tokens"}.
+for each row, in order of arrival, {"first_token_s", "completion_s", "cached_tokens", "prompt_tokens"}.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ def replay(job: dict[str, Any], folder: Path) -> list[dict[str, float]]:
         capture_per_request=True,
         capture_planner_details=False,
     )
-    # Requests come back in order of arrival, as they were written: rows of one moment keep their order.
     return [
         {
             "first_token_s": each["ttft_ms"] / 1000,
@@ -40,7 +39,7 @@ def replay(job: dict[str, Any], folder: Path) -> list[dict[str, float]]:
             "cached_tokens": each["reused_input_tokens"],
             "prompt_tokens": each["input_length"],
         }
-        for each in found.per_request
+        for each in sorted(found.per_request, key=lambda each: each["arrival_time_ms"])
     ]
 
 

@@ -14,7 +14,7 @@ from covey_mesh.core.facts import Task
 from covey_mesh.core.names import NodeId
 from covey_scheduler.core.machine import Candidate
 from covey_scheduler.core.machine import Machine as KnownMachine
-from covey_scheduler.core.prefix import Depths
+from covey_scheduler.core.prefix import NO_USE, Depths, Use
 
 if TYPE_CHECKING:
     from bench.routing.pool import Pool
@@ -43,7 +43,11 @@ class TrueCaches:
     def held_blocks(self, node_id: NodeId, model: str, generation: tuple[int, int]) -> int:
         return len(self._pool.by_id[node_id].engine.cache)
 
-    def add(self, *assignment: object) -> None:
+    def add(self, *assignment: object) -> Use:
+        """The caches themselves know."""
+        return NO_USE
+
+    def ended(self, *use: object) -> None:
         """The caches themselves know."""
 
     def keep_only(self, nodes: Collection[NodeId]) -> None:

@@ -172,7 +172,10 @@ class Pool:
         served.done_at_s = self.now_s + LINK_S
         self._left -= 1
         tokens = attempt.sequence.output_tokens
-        report = AttemptReport(f"{attempt.key[0]}", attempt.key[1], attempt.machine.node_id, output_tokens=tokens)
+        report = AttemptReport(
+            f"{attempt.key[0]}", attempt.key[1], attempt.machine.node_id, output_tokens=tokens,
+            prompt_tokens=attempt.sequence.prompt_tokens, cached_prompt_tokens=attempt.sequence.cached,
+        )  # fmt: skip
         self._at(self.now_s + 2 * LINK_S, lambda: self._step(events.Reported(LEADER, report)))
 
     def _report(self, machine: Machine) -> None:
