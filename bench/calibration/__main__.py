@@ -15,6 +15,8 @@ from pathlib import Path
 
 from bench.calibration import mocker
 
+VLLM_REQUESTS = 150
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     environ = os.environ
@@ -33,6 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             lines += mocker.calibrate(chosen.trace, chosen.load, chosen.requests, chosen.seeds)
         except subprocess.CalledProcessError as error:
             print(f"left out: {mocker.PACKAGE} does not install or run here\n{error.stderr or error}")
+    if chosen.only != "dynamo":
+        # Imported here: it needs vLLM.
+        from bench.calibration import real_vllm
+
+        lines += real_vllm.calibrate(chosen.trace, chosen.load, min(chosen.requests, VLLM_REQUESTS))
     print()
     print("\n".join(lines))
 
