@@ -81,6 +81,7 @@ class Machine:
             if produced > attempt.ticket.output_tokens:
                 self.admission.progressed(attempt.ticket, produced - attempt.ticket.output_tokens)
         admission = self.admission
+        self.meter.settle(now_s)
         load = ModelLoad(
             model=MODEL,
             state=EngineState.READY,
@@ -96,7 +97,8 @@ class Machine:
             kv_cache_tokens_total=admission.bounds.kv_tokens,
             kv_cache_tokens_free=admission.kv_tokens_free,
             prefill_tokens_per_s=self.meter.prefill_tokens_per_s,
-            decode_tokens_per_s=self.meter.decode_tokens_per_s,
+            decode_tokens_per_s=self.meter.stream_tokens_per_s(admission.running),
+            speeds=self.meter.speeds(now_s, now_s),
         )
         return Member(self.facts, NodeLoad(self.node_id, self.incarnation, self.sequence, (), (load,)), reachable=True)
 

@@ -10,17 +10,25 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from tests.sim.cluster import Cluster, faster
 from tests.sim.machine import Machine
 
 from covey_mesh.core.facts import NodeLoad
+from covey_mesh.core.speeds import DecodePoint, ModelSpeeds, PrefillPoint
 
 LASTING_S = (0.1, 0.5, 2.0, 6.0, 12.0)
 """How long faults last, give or take half."""
 
+ABSURD_SPEEDS = ModelSpeeds(
+    (PrefillPoint(-1, math.nan),), (DecodePoint(0, -5, math.inf),), math.nan, -1.0, "", math.inf, -9, math.nan, math.nan
+)
+
 LIES: tuple[Callable[[NodeLoad], NodeLoad], ...] = (
-    lambda load: _with(load, prefill_tokens_per_s=math.nan, decode_tokens_per_s=math.nan, queued_tokens=-5),
+    lambda load: _with(
+        load, prefill_tokens_per_s=math.nan, decode_tokens_per_s=math.nan, queued_tokens=-5, speeds=ABSURD_SPEEDS
+    ),
     lambda load: _with(load, prefill_tokens_per_s=1e308, decode_tokens_per_s=1e308, running_limit=2**40),
     lambda load: _with(load, prefill_tokens_per_s=math.inf, decode_tokens_per_s=-1.0, kv_cache_tokens_free=-(2**60)),
     lambda load: _with(load, running_requests=0, waiting_requests=0, queued_tokens=0, decode_tokens_per_s=1e6),
@@ -30,7 +38,7 @@ LIES: tuple[Callable[[NodeLoad], NodeLoad], ...] = (
 """What a lying machine says of itself: not a number, huge, infinite, idle, stale, nonsense."""
 
 
-def _with(load: NodeLoad, **changed: float) -> NodeLoad:
+def _with(load: NodeLoad, **changed: Any) -> NodeLoad:
     return replace(load, models=tuple(replace(model, **changed) for model in load.models))
 
 

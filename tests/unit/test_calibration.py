@@ -38,7 +38,8 @@ CHAT = "/v1/chat/completions"
     ],
 )
 def test_the_plan(task: Task, context: int, limit: int, expected: list[tuple[int, int, bool]]) -> None:
-    steps = plan(task, context, limit)
+    warm_up, *steps = plan(task, context, limit)
+    assert not warm_up.counts
     assert steps == [Step(*each) for each in expected]
     assert all(step.prompt_tokens * CONTEXT_SHARE <= max(context, 4 * max(PROMPT_TOKENS)) for step in steps)
 

@@ -63,7 +63,8 @@ class Place(enum.Enum):
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """One admitted attempt. Counts are tokens; `reserved_tokens` is held from admission to release while RUNNING."""
+    """One admitted attempt. Counts are tokens; `reserved_tokens` is held from admission to release while RUNNING.
+    `prompt_due_s`: when its prompt should have been computed, once it was asked for."""
 
     request_id: str
     attempt: int
@@ -72,8 +73,10 @@ class Ticket:
     reserved_tokens: int
     body_bytes: int
     since_s: float
+    streaming: bool = True
     place: Place = Place.WAITING
     output_tokens: int = 0
+    prompt_due_s: float | None = None
 
     @property
     def queued_tokens(self) -> int:
@@ -110,6 +113,7 @@ class Admission:
         self._attempts: OrderedDict[str, int] = OrderedDict()
         self._mean_output_tokens = EXPECTED_OUTPUT_TOKENS_FIRST / EXPECTED_OUTPUT_HEADROOM
         self._mean_reserved_tokens = float(RESERVED_TOKENS_FIRST)
+        self._prompts_due_s = 0.0
 
     @property
     def running(self) -> int:
@@ -141,8 +145,30 @@ class Admission:
         """Of those, the prompts': whole prompts whose first token has not come."""
         return sum(ticket.prompt_tokens for ticket in self._live.values() if not ticket.output_tokens)
 
+    def prompt_tokens_left(self, now_s: float) -> int:
+        """As `queued_prompt_tokens`, but an answer that comes as a whole does not show when its prompt was computed: it
+        is taken to be, when the engine should have come to it at the measured speed."""
+        speed = self._meter.prefill_tokens_per_s
+        left = 0
+        for ticket in self._live.values():
+            if ticket.output_tokens:
+                continue
+            if ticket.prompt_due_s is None and ticket.place is Place.RUNNING and speed > 0:
+                start_s = max(self._prompts_due_s, now_s)
+                self._prompts_due_s = ticket.prompt_due_s = start_s + ticket.prompt_tokens / speed
+            due_s = None if ticket.streaming else ticket.prompt_due_s
+            left += ticket.prompt_tokens if due_s is None or now_s < due_s else 0
+        return left
+
     def offer(
-        self, request_id: str, attempt: int, prompt_tokens: int, max_output_tokens: int, body_bytes: int, now_s: float
+        self,
+        request_id: str,
+        attempt: int,
+        prompt_tokens: int,
+        max_output_tokens: int,
+        body_bytes: int,
+        now_s: float,
+        streaming: bool = True,
     ) -> Verdict:
         """Decide on one attempt; `max_output_tokens` 0: the client set none."""
         stale = self._stale(request_id, attempt)
@@ -150,6 +176,7 @@ class Admission:
             return Verdict(failure=stale)
         superseded = self._live.get(request_id)
         ticket = self._ticket(request_id, attempt, prompt_tokens, max_output_tokens, body_bytes, now_s)
+        ticket.streaming = streaming
         refused = self._refusal(ticket, superseded)
         if refused is not None:
             return Verdict(failure=refused, superseded=superseded)

@@ -27,22 +27,25 @@ WORDS = "river stone light paper green seven cloud table music north bread glass
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`streams` prompts of about `prompt_tokens` at once; `decodes`: then watch them write for DECODE_S."""
+    """`streams` prompts of about `prompt_tokens` at once; `decodes`: then watch them write for DECODE_S. `counts`
+    False: an engine's first prompt takes longer than any later one."""
 
     streams: int
     prompt_tokens: int
     decodes: bool
+    counts: bool = True
 
 
 def plan(task: Task, context_tokens: int, running_limit: int) -> list[Step]:
     """Steps in order."""
     longest = max(1, (context_tokens or 4 * PROMPT_TOKENS[0]) // CONTEXT_SHARE)
     lengths = list(dict.fromkeys(min(length, longest) for length in PROMPT_TOKENS))
+    warm_up = Step(1, min(lengths), False, counts=False)
     if task is Task.EMBED:
-        return [Step(1, length, False) for length in lengths for _ in range(2)]
+        return [warm_up] + [Step(1, length, False) for length in lengths for _ in range(2)]
     batches = list(dict.fromkeys(min(batch, running_limit or batch) for batch in BATCHES))
     together = [Step(batch, min(SHORT_PROMPT_TOKENS, longest), True) for batch in batches if batch > 1]
-    return [Step(1, lengths[0], True), *together[:1], *(Step(1, n, False) for n in lengths[1:]), *together[1:]]
+    return [warm_up, Step(1, lengths[0], True), *together[:1], *(Step(1, n, False) for n in lengths[1:]), *together[1:]]
 
 
 def prompt(tokens: int, seed: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass, field
 
-from covey_mesh.core.speeds import DecodePoint
+from covey_mesh.core.speeds import POINTS_MAX, DecodePoint
 from covey_node.core import robust
 from covey_node.core.change import Change
 from covey_node.core.observations import Estimate, Observation, Window, sound
@@ -27,7 +27,7 @@ SLOWDOWN_UNKNOWN = 0.07
 RESTORED_TOKENS = 16.0
 """Weight of an observation of an earlier life."""
 
-COMPARED_AFTER = 2
+COMPARED_AFTER = 3
 """Observations of a cell before a change can be told by it."""
 
 
@@ -112,9 +112,10 @@ class DecodeSpeed:
         return newest._replace(observations=sum(e.observations for e in estimates))
 
     def points(self) -> tuple[DecodePoint, ...]:
-        """Smallest batch first."""
-        found = [(self._cells[key], self._cells[key].window.estimate()) for key in sorted(self._cells)]
-        return tuple(DecodePoint(max(1, round(c.batch)), round(c.context), e.pace) for c, e in found if e is not None)
+        """The best known ones, smallest batch first."""
+        found = sorted(self.memory(), key=lambda m: -m.observations)[:POINTS_MAX]
+        found.sort(key=lambda m: (m.batch, m.context))
+        return tuple(DecodePoint(max(1, round(m.batch)), round(m.context), m.step_s) for m in found)
 
     def memory(self) -> list[DecodeMemory]:
         """Of each cell; times by the caller's clock."""

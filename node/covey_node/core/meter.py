@@ -22,7 +22,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from covey_mesh.core.model_size import length_factor
-from covey_mesh.core.speeds import CALIBRATED, LEARNED, POINTS_MAX, STORED, ModelSpeeds
+from covey_mesh.core.speeds import CALIBRATED, LEARNED, STORED, ModelSpeeds
 from covey_node.core.decode_speed import DecodeSpeed
 from covey_node.core.observations import Observation, confidence
 from covey_node.core.prefill_speed import PrefillSpeed
@@ -122,8 +122,8 @@ class Meter:
         newest_s = max((e.newest_s for e in known), default=now_s)
         prefill_factor, decode_factor = self._factors()
         return ModelSpeeds(
-            prefill=self._prefill.points()[-POINTS_MAX:],
-            decode=self._decode.points()[-POINTS_MAX:],
+            prefill=self._prefill.points(),
+            decode=self._decode.points(),
             batch_slowdown=self._decode.slowdown or 0.0,
             load_s=self.load_s,
             source=self._source() if known else "",

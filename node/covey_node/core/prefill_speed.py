@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from covey_mesh.core.speeds import PrefillPoint
+from covey_mesh.core.speeds import POINTS_MAX, PrefillPoint
 from covey_node.core.change import Change, limit_factor
 from covey_node.core.observations import Estimate, Observation, Window, sound
 from covey_node.core.speed_record import PrefillMemory
@@ -86,8 +86,9 @@ class PrefillSpeed:
         return work * math.exp((1 - share) * math.log(below[1]) + share * math.log(above[1]))
 
     def points(self) -> tuple[PrefillPoint, ...]:
-        """Shortest first."""
-        return tuple(PrefillPoint(max(1, round(e.work)), 1.0 / e.pace) for e in believable(self._estimates()))
+        """The best known ones, shortest first."""
+        best = sorted(believable(self._estimates()), key=lambda e: -e.observations)[:POINTS_MAX]
+        return tuple(PrefillPoint(max(1, round(e.work)), 1.0 / e.pace) for e in sorted(best, key=lambda e: e.work))
 
     def memory(self) -> list[PrefillMemory]:
         """Of each length seen; times by the caller's clock."""
@@ -109,7 +110,7 @@ class PrefillSpeed:
         return self._by_length.setdefault(key, Window(OBSERVATIONS_A_LENGTH_MAX))
 
     def _compare(self, observation: Observation, step_s: float) -> None:
-        known = self.estimate
+        known = self._length(observation.work).estimate()
         if known is None or known.observations < SURE_AFTER:
             return
         expected_s = self.expected_s(observation.work)

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from covey_mesh.core.speeds import POINTS_MAX
-
 OBSERVATIONS_RESTORED_MAX = 6
 """A remembered point counts as so many observations at most, so that a few new ones outweigh it."""
 
 LOADS_MAX = 5
+ROWS_MAX = 64
+"""Of either table: more lengths, and more batches and contexts, than are told apart."""
+
 WORK_MAX = 10_000_000.0
 SECONDS_MAX = 1e6
 
@@ -77,7 +78,7 @@ def from_plain(values: object) -> SpeedRecord:
 
 
 def _rows(values: object) -> list[object]:
-    if not isinstance(values, list) or len(values) > 4 * POINTS_MAX:
+    if not isinstance(values, list) or len(values) > ROWS_MAX:
         raise ValueError("no table")
     return values
 

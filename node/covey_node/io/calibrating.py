@@ -153,6 +153,7 @@ class _Stream:
 
     def __init__(self, run: Calibration, step: Step, path: str, body: bytes, model: str, task: Task) -> None:
         self._run = run
+        self._meter = run.meter if step.counts else Meter()
         self._embeds = task is Task.EMBED
         self._prompt_tokens = step.prompt_tokens
         self._request = ForwardedRequest("calibration", 1, model, path, body, not self._embeds, step.prompt_tokens, 0)
@@ -165,7 +166,7 @@ class _Stream:
         self.ended: asyncio.Future[None] = loop.create_future()
 
     def open(self, engine: Engine) -> None:
-        self._metered = self._run.meter.started(self._prompt_tokens, not self._embeds, self._run.now_s(), told=False)
+        self._metered = self._meter.started(self._prompt_tokens, not self._embeds, self._run.now_s(), told=False)
         self._upstream = engine.open(self._request, self)
 
     def cancel(self) -> None:
@@ -184,7 +185,7 @@ class _Stream:
         if self._embeds:
             self._tail = (self._tail + chunk)[-TAIL_BYTES:]
             return
-        self._run.meter.tokens(metered, len(_EVENT_WITH_TOKEN.findall(chunk)), self._run.now_s())
+        self._meter.tokens(metered, len(_EVENT_WITH_TOKEN.findall(chunk)), self._run.now_s())
         if not metered.told:
             self._learn_length(metered, chunk)
         if metered.answering and not self.answering.done():
@@ -194,19 +195,19 @@ class _Stream:
         metered, found = self._metered, _PROMPT_TOKENS.findall(self._tail)
         self.good = self.good and failure is None
         if metered is not None and self.good and found:
-            self._run.meter.answered_whole(metered, int(found[-1]), 0, self._run.now_s())
+            self._meter.answered_whole(metered, int(found[-1]), 0, self._run.now_s())
         self._over()
 
     def _learn_length(self, metered: Metered, chunk: bytes) -> None:
         """Its prompt's true length; nothing of it was cached."""
         found = _PROMPT_TOKENS.search(chunk)
         if found is not None:
-            self._run.meter.told(metered, int(found[1]), 0)
+            self._meter.told(metered, int(found[1]), 0)
 
     def _over(self) -> None:
         metered, self._metered = self._metered, None
         if metered is not None:
-            self._run.meter.ended(metered, self._run.now_s())
+            self._meter.ended(metered, self._run.now_s())
         self._run.forget(self)
         for future in (self.answering, self.ended):
             if not future.done():
