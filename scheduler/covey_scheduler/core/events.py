@@ -56,7 +56,7 @@ Event = AskReceived | Reported | ViewChanged | GatewayLost | BecameLeader | Lost
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Send this answer to that gateway. The decision in it has no wall-clock time yet: who sends it stamps it."""
+    """Send this answer to that gateway."""
 
     gateway: NodeId
     answer: Answer

@@ -75,6 +75,7 @@ class Scheduler:
         self._queues = Queues(self._settings, self._pool.holdings)
         self._known: OrderedDict[RequestKey, _Known] = OrderedDict()
         self._rotation = Rotation()
+        self._unix_s = 0.0
         self._wake_at_s: float | None = None
         self._recheck_at_s: float | None = None
         self._look_at_s: dict[str, float] = {}
@@ -97,8 +98,9 @@ class Scheduler:
         """Asks waiting, by model."""
         return self._queues.lengths()
 
-    def step(self, now_s: float, event: Event) -> list[Effect]:
-        """Take in one event. Never raises for what a peer sent."""
+    def step(self, now_s: float, event: Event, unix_s: float = 0.0) -> list[Effect]:
+        """Take in one event. Never raises for what a peer sent. `unix_s`: the time of day, for records."""
+        self._unix_s = unix_s
         effects = self._take(now_s, event)
         self._wake_at_s = self._next_wake_s(now_s, event)
         return effects
@@ -430,7 +432,7 @@ class Scheduler:
             request_id=entry.ask.request_id,
             attempt=entry.ask.attempt,
             model=entry.ask.model,
-            decided_at_unix_s=0.0,
+            decided_at_unix_s=self._unix_s,
             decided_by="leader",
             decider=self._self_id,
             outcome=outcome,

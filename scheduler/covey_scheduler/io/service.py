@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 
 from covey_mesh.core.asking import Answer, Ask, AttemptReport
 from covey_mesh.core.ballot import Ballot
@@ -120,7 +119,7 @@ class SchedulerService:
     def _step(self, event: Event) -> None:
         if not self._running:
             return
-        for reply in self._core.step(self._clock(), event):
+        for reply in self._core.step(self._clock(), event, self._unix_clock()):
             self._send(reply)
         self._schedule_tick()
 
@@ -128,8 +127,7 @@ class SchedulerService:
         answer = reply.answer
         assert answer.decision is not None, "the leader's answers carry their decision"
         self.counters.decided(answer.outcome, answer.decision.queued_for_s)
-        stamped = replace(answer, decision=replace(answer.decision, decided_at_unix_s=self._unix_clock()))
-        if not self._mesh.send(reply.gateway, stamped):
+        if not self._mesh.send(reply.gateway, answer):
             self.counters.answers_undeliverable += 1
             log.debug("answer not sent: no link", extra={"gateway": short(reply.gateway)})
 
