@@ -21,6 +21,7 @@ from pathlib import Path
 from bench.routing.paired import interval, paired
 from bench.routing.pool import Fault, Pool, Scenario
 from bench.routing.trace import BLOCK_TOKENS, Request, read_trace, sample
+from bench.svg import line_chart
 from covey_scheduler.core.policies import POLICIES
 from covey_scheduler.core.settings import SchedulerSettings
 
@@ -153,6 +154,7 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--stale", type=float, default=float(environ.get("STALE", ".25")), help="s between reports")
     parser.add_argument("--faults", default=environ.get("FAULTS", ""), help="die:0:.3,join:0:.6")
     parser.add_argument("--policies", default=environ.get("POLICIES", ",".join((*POLICIES, CLAIRVOYANT))))
+    parser.add_argument("--plot", type=Path, help="SVG of the mean time to the first token by load, for several loads")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     found = parser.parse_args(arguments)
     if found.trace is None:
@@ -164,6 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = options(arguments)
     faults = tuple(filter(None, chosen.faults.split(",")))
     lines: list[str] = []
+    means: dict[str, list[tuple[float, float]]] = {}
     with ProcessPoolExecutor(chosen.processes) as processes:
         for load in chosen.load:
             jobs = [
@@ -179,11 +182,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"{chosen.requests} requests, reports every {chosen.stale} s, faults {list(faults)}"
             )
             print("\n".join(table(results)), flush=True)
+            for policy, runs in results.items():
+                means.setdefault(policy, []).append((load, statistics.fmean(each.first_token_mean for each in runs)))
             if OURS in results and len(results) > 1:
                 equal = len(set(chosen.speeds)) == 1
                 print("seed by seed: " + "\n              ".join(pairs(results, equal)), flush=True)
                 found = ratios(results, equal)
                 lines += [f"ratio {name}_load_{load:g} {value:.3f}" for name, value in found.items()]
+    if chosen.plot:
+        title = f"{chosen.trace.name}, machines of speed {', '.join(f'{each:g}' for each in chosen.speeds)}"
+        chosen.plot.write_text(line_chart(title, "load", "mean time to first token, s", means, log_y=True))
     print()
     print("\n".join(lines))
 
