@@ -86,6 +86,7 @@ def test_an_answer_that_outlives_its_machine_must_say_so() -> None:
     killed = GatewayHistory(killed=[105.0])
     judged = lambda seen, machine: judge(seen, UNDISTURBED, GatewayHistory(), machine=machine).outcome  # noqa: E731
     assert judged(long, killed) is Outcome.VIOLATION
+    assert judge(long, UNDISTURBED, GatewayHistory(), machine=killed, lag_s=2.0).outcome is Outcome.COMPLETE
     assert judged(replace(long, continued=1), killed) is Outcome.CONTINUED
     assert judged(replace(long, attempts=2), GatewayHistory(killed=[100.2])) is Outcome.RETRIED, "before its first text"
     assert judged(long, GatewayHistory(killed=[108.9])) is Outcome.COMPLETE, "its last words were on their way"

@@ -45,7 +45,7 @@ def write_chaos(path: Path, engine: str, results: Sequence[Result], arguments: S
         "vllm": ("chaos-vllm", "Scenarios with real vLLM", _MEANING_OF_REAL_TEXTS),
     }[engine]
     seeds = sorted({result.seed for result in results})
-    kept = [word for word in arguments if not word.startswith("--report")]
+    kept = [word for word in arguments if word != str(path) and not word.startswith("--report")]
     violations = report.violations(results)
     errors = report.clean_errors(results)
     parted = report.parted(results)

@@ -79,16 +79,17 @@ def judge(
     gateway: GatewayHistory,
     may_refuse: bool = False,
     machine: GatewayHistory | None = None,
+    lag_s: float = 0.0,
 ) -> Verdict:
     """Exactly one outcome. `may_refuse`: the scenario leaves some gateway without any capable machine. `machine`: of
-    who served first, to see that an answer which went on elsewhere says so."""
+    who served first, to see that an answer which went on elsewhere says so; `lag_s`: how late the observer was."""
     expected = undisturbed[seen.kind, seen.prompt_number]
     wrong = wrong_text(seen.text, expected.text)
     if wrong:
         return Verdict(Outcome.VIOLATION, wrong)
     excused = gateway.was_ended(seen.started_s, seen.ended_s + GRACE_S)
     if seen.ended is Ended.FINISHED:
-        if machine is not None and outlived(seen, machine) and not seen.continued:
+        if machine is not None and outlived(seen, machine, lag_s) and not seen.continued:
             return Verdict(Outcome.VIOLATION, "it outlived its machine, but is not flagged as continued")
         return _finished(seen, expected)
     if seen.ended is Ended.MALFORMED:
@@ -103,12 +104,14 @@ def judge(
     return Verdict(Outcome.VIOLATION, f"{named}: {seen.ended.value} {seen.detail}")
 
 
-def outlived(seen: Observation, machine: GatewayHistory) -> bool:
+def outlived(seen: Observation, machine: GatewayHistory, lag_s: float) -> bool:
     """Whether text of a stream came that its first machine, killed in its midst, cannot have written."""
     if seen.first_token_s is None:
         return False
     first_s = seen.started_s + seen.first_token_s
-    return any(first_s < killed_s and killed_s + ON_ITS_WAY_S < seen.last_piece_s for killed_s in machine.killed)
+    # The observer's loop may have been late more than once in a row.
+    late_s = ON_ITS_WAY_S + 2 * lag_s
+    return any(first_s < killed_s and killed_s + late_s < seen.last_piece_s for killed_s in machine.killed)
 
 
 def wrong_text(text: str, expected: str) -> str:

@@ -238,7 +238,7 @@ class ChaosStage:
             may_refuse = seen.kind in FAR_KINDS and seen.entry in cut_off
             expected, doubt = self._expected(seen)
             machine = self.pool[seen.machine].history if seen.machine in self.pool.agents else None
-            verdict = judge(seen, expected, history, may_refuse, machine)
+            verdict = judge(seen, expected, history, may_refuse, machine, result.lag_s)
             result.outcomes[verdict.outcome] += 1
             if verdict.outcome is Outcome.VIOLATION:
                 result.violations.append(
