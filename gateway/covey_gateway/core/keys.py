@@ -40,7 +40,7 @@ class KeyRing:
 
     def user_of(self, key: str) -> str | None:
         """The key's user, or None. Every digest is compared in constant time, also after a match."""
-        if not key or len(key) > KEY_BYTES_MAX:
+        if not key or len(key) > KEY_BYTES_MAX or not self._users:
             return None
         given = key_digest(key).encode()
         found: str | None = None

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from covey_mesh.core.facts import ModelLoad
+from covey_mesh.core.names import NodeId
 from covey_scheduler.core.machine import clean_load
 
 FACTOR = 4.0
@@ -57,11 +58,34 @@ class Pace:
     gap_s: float
 
 
+class CleanLoads:
+    """The last report of each machine that was asked about, made safe once. LOADS_MAX at most, all forgotten beyond."""
+
+    LOADS_MAX = 4096
+
+    def __init__(self) -> None:
+        self._clean: dict[tuple[NodeId, str], tuple[ModelLoad, ModelLoad]] = {}
+
+    def of(self, node_id: NodeId, load: ModelLoad) -> ModelLoad:
+        known = self._clean.get((node_id, load.model))
+        if known is not None and known[0] is load:
+            return known[1]
+        if len(self._clean) >= self.LOADS_MAX:
+            self._clean.clear()
+        clean = clean_load(load)
+        self._clean[node_id, load.model] = (load, clean)
+        return clean
+
+
 def pace_of(load: ModelLoad | None, work: Work) -> Pace:
     """For one attempt on the machine that reports `load` (None: it reports nothing of this model). Asked again at each
     look, so that work which came to the machine meanwhile counts. Always finite: what a machine says of itself that is
     no number counts as not measured."""
-    load = None if load is None else clean_load(load)
+    return pace_of_clean(None if load is None else clean_load(load), work)
+
+
+def pace_of_clean(load: ModelLoad | None, work: Work) -> Pace:
+    """`pace_of` for a report that was made safe before."""
     prefill = (load.prefill_tokens_per_s if load else 0.0) or SLOWEST_PREFILL_TOKENS_PER_S
     decode = (load.decode_tokens_per_s if load else 0.0) or SLOWEST_DECODE_TOKENS_PER_S
     step_s = min(STEP_PROMPT_TOKENS, load.queued_tokens if load else STEP_PROMPT_TOKENS) / prefill

@@ -42,10 +42,14 @@ class RequestMachine(Serving):
         handler = TRANSITIONS.get((self.phase, type(event)))
         assert handler is not None, f"{type(event).__name__} in phase {self.phase.value}"
         effects = handler(self, now_s, event)
-        deadline_s = self.facts.deadline_at_s
-        dues = [due for due in (self._due_s, deadline_s) if due is not None]
-        self.wake_at_s = None if self.phase is Phase.DONE else min(dues, default=None)
+        self.wake_at_s = None if self.phase is Phase.DONE else self._due_at_s()
         return effects
+
+    def _due_at_s(self) -> float | None:
+        due_s, deadline_s = self._due_s, self.facts.deadline_at_s
+        if due_s is None or deadline_s is None:
+            return deadline_s if due_s is None else due_s
+        return min(due_s, deadline_s)
 
     def abandon(self) -> None:
         """After a bug of ours: the request ends here, whatever its phase."""

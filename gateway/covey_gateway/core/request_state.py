@@ -29,6 +29,8 @@ NAMED_EVENT_PATHS = frozenset({"/v1/messages", "/v1/responses"})
 
 
 class Phase(enum.Enum):
+    __hash__ = object.__hash__  # a key of the transition table, looked up for each event; enum's own is Python code
+
     NEW = "new"
     ASKING = "asking"
     QUEUED = "queued"

@@ -133,6 +133,7 @@ class Flight:
     __slots__ = (
         "_around",
         "_body",
+        "_feeding",
         "_open_node",
         "_paused",
         "_pending",
@@ -160,7 +161,8 @@ class Flight:
         self._upstream: Upstream | None = None
         self._timer: Cancellable | None = None
         self._timer_at_s: float | None = None
-        self._pending: deque[ev.Event] | None = None
+        self._feeding = False
+        self._pending: deque[ev.Event] = deque()
         self._paused = False
         self.gone = False
         self._open_node: NodeId | None = None
@@ -193,22 +195,25 @@ class Flight:
 
         A bug of ours ends this request with 500 and a log entry: others share the link that the event came from.
         """
-        if self._pending is not None:
+        if self._feeding:
             self._pending.append(event)
             return
-        self._pending = deque((event,))
+        machine = self.machine
+        self._feeding = True
         try:
-            while self._pending and self.machine.phase is not Phase.DONE:
-                self._run(self.machine.step(self._around.now_s(), self._pending.popleft()))
+            self._step(event)
+            while self._pending and machine.phase is not Phase.DONE:
+                self._step(self._pending.popleft())
         except Exception:
             logger.exception("bug in the request runner", extra={"request_id": self.request_id})
             self._fail()
         finally:
-            self._pending = None
-        if self.machine.phase is Phase.DONE:
+            self._pending.clear()
+            self._feeding = False
+        if machine.phase is Phase.DONE:
             self._land()
-        elif self.machine.wake_at_s != self._timer_at_s:
-            self._arm(self.machine.wake_at_s)
+        elif machine.wake_at_s != self._timer_at_s:
+            self._arm(machine.wake_at_s)
 
     def upstream_ended(self, attempt: int) -> None:
         if attempt == self.machine.attempt:
@@ -230,22 +235,30 @@ class Flight:
             self.client.end(Failure(FailureCode.INTERNAL, errors.internal().message))
         self.machine.abandon()
 
-    def _run(self, effects: list[ev.Effect]) -> None:
-        for effect in effects:
-            EFFECTS[type(effect)](self, effect)
+    def _step(self, event: ev.Event) -> None:
+        if self.machine.phase is not Phase.DONE:
+            for effect in self.machine.step(self._around.now_s(), event):
+                EFFECTS[type(effect)](self, effect)
 
     def _arm(self, at_s: float | None) -> None:
+        """A timer that is set for an earlier time stays: it will find nothing due and set the next. Most requests pass
+        through all their phases before their first timer."""
+        if at_s is None or (self._timer_at_s is not None and self._timer_at_s <= at_s):
+            return
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at_s = at_s
-        self._timer = None
-        if at_s is not None:
-            self._timer = self._around.timers.call_later(max(0.0, at_s - self._around.now_s()), self._tick)
+        self._timer = self._around.timers.call_later(max(0.0, at_s - self._around.now_s()), self._tick)
 
     def _tick(self) -> None:
         self._timer = None
         self._timer_at_s = None
-        if self.machine.phase is not Phase.DONE:
+        wake_at_s = self.machine.wake_at_s
+        if self.machine.phase is Phase.DONE or wake_at_s is None:
+            return
+        if self._around.now_s() < wake_at_s:
+            self._arm(wake_at_s)
+        else:
             self.feed(ev.Tick())
 
     def _land(self) -> None:

@@ -6,6 +6,7 @@ bounded by its source (see covey_gateway.core.observer) and once more here, by L
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, ProcessCollector
@@ -31,6 +32,10 @@ _LAG_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5,
 _GAP_S = (0.1, 0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 30, 60)
 
 
+SERIES_KNOWN_MAX = 4096
+"""Looked-up series that are remembered; all are forgotten beyond."""
+
+
 class _Bounded:
     """Keeps a label's values to a bound."""
 
@@ -43,6 +48,32 @@ class _Bounded:
                 return "other"
             self._seen.add(value)
         return value
+
+
+class _Series:
+    """The series of one (path, model, machine), looked up once and not for each request."""
+
+    __slots__ = ("_by_status", "_requests", "output_tokens", "prompt_tokens", "seconds")
+
+    def __init__(
+        self,
+        requests: Callable[[str], Counter],
+        seconds: Histogram,
+        prompt_tokens: Counter,
+        output_tokens: Counter,
+    ) -> None:
+        self._requests = requests
+        self._by_status: dict[int, Counter] = {}
+        self.seconds = seconds
+        self.prompt_tokens = prompt_tokens
+        self.output_tokens = output_tokens
+
+    def answered(self, status: int) -> Counter:
+        """HTTP knows some sixty statuses."""
+        counter = self._by_status.get(status)
+        if counter is None:
+            counter = self._by_status[status] = self._requests(str(status))
+        return counter
 
 
 class GatewayMetrics:
@@ -59,6 +90,8 @@ class GatewayMetrics:
         self.registry = CollectorRegistry()
         self._clock = clock
         self._bounded = _Bounded()
+        self._series_known: dict[tuple[str, str, str], _Series] = {}
+        self._first_known: dict[tuple[str, str], Histogram] = {}
         self._leaderless_since: float | None = clock()
         self._had_leader = False
         self._last_ballot = NO_BALLOT
@@ -158,19 +191,44 @@ class GatewayMetrics:
         self._in_flight.inc()
 
     def first_byte(self, model: str, node_id: NodeId, seconds: float) -> None:
-        self._first_token.labels(self._bounded(model), self._bounded(node_id)).observe(seconds)
+        first = self._first_known.get((model, node_id))
+        if first is None:
+            if len(self._first_known) >= SERIES_KNOWN_MAX:
+                self._first_known.clear()
+            first = self._first_known[model, node_id] = self._first_token.labels(
+                self._bounded(model), self._bounded(node_id)
+            )
+        first.observe(seconds)
 
     def finished(self, summary: RequestSummary) -> None:
         self._in_flight.dec()
-        model, node = self._bounded(summary.model), self._bounded(summary.node_id or "")
-        self._requests.labels(summary.path, model, str(summary.status)).inc()
-        self._seconds.labels(summary.path, model).observe(summary.seconds)
-        self._count_work(summary)
+        path, node_id = summary.path, summary.node_id or ""
+        series = self._series(path, summary.model, node_id)
+        series.answered(summary.status).inc()
+        series.seconds.observe(summary.seconds)
+        self._count_work(summary, series)
         if summary.broken:
-            self._broken.labels(model).inc()
+            self._broken.labels(self._bounded(summary.model)).inc()
         if summary.streaming and summary.first_byte_s is not None and summary.output_tokens > 1:
             pace_s = (summary.seconds - summary.first_byte_s) / (summary.output_tokens - 1)
-            self._per_token.labels(model, node).observe(pace_s)
+            self._per_token.labels(self._bounded(summary.model), self._bounded(node_id)).observe(pace_s)
+
+    def _series(self, path: str, model: str, node_id: str) -> _Series:
+        found = self._series_known.get((path, model, node_id))
+        if found is None:
+            if len(self._series_known) >= SERIES_KNOWN_MAX:
+                self._series_known.clear()
+            found = self._series_known[path, model, node_id] = self._new_series(path, model, node_id)
+        return found
+
+    def _new_series(self, path: str, model: str, node_id: str) -> _Series:
+        model, node = self._bounded(model), self._bounded(node_id)
+        return _Series(
+            functools.partial(self._requests.labels, path, model),
+            self._seconds.labels(path, model),
+            self._tokens.labels(model, node, "prompt"),
+            self._tokens.labels(model, node, "output"),
+        )
 
     def request_cut(self, path: str, parts: int) -> None:
         self._cut.labels(path).inc()
@@ -178,13 +236,12 @@ class GatewayMetrics:
     def part_finished(self, summary: RequestSummary) -> None:
         model, node = self._bounded(summary.model), self._bounded(summary.node_id or "")
         self._parts.labels(model, node, str(summary.status)).inc()
-        self._count_work(summary)
+        self._count_work(summary, self._series(summary.path, summary.model, summary.node_id or ""))
 
-    def _count_work(self, summary: RequestSummary) -> None:
-        model, node = self._bounded(summary.model), self._bounded(summary.node_id or "")
+    def _count_work(self, summary: RequestSummary, series: _Series) -> None:
         self._attempts.inc(summary.attempts)
-        self._tokens.labels(model, node, "prompt").inc(summary.prompt_tokens)
-        self._tokens.labels(model, node, "output").inc(summary.output_tokens)
+        series.prompt_tokens.inc(summary.prompt_tokens)
+        series.output_tokens.inc(summary.output_tokens)
 
     def retried(self, reason: str) -> None:
         self._retries.labels(reason).inc()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import secrets
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -23,7 +23,7 @@ from covey_gateway.core.event_stream import TokenRatio
 from covey_gateway.core.front import ActiveRequest, AnswerHead, ClientSink, IncomingRequest
 from covey_gateway.core.observer import Observer
 from covey_gateway.core.paths import ENGINE_PATHS, PathKind
-from covey_gateway.core.progress import Pace, Work, pace_of
+from covey_gateway.core.progress import CleanLoads, Pace, Work, pace_of_clean
 from covey_gateway.core.records import RecordBook, RequestRecord
 from covey_gateway.core.request import RequestMachine
 from covey_gateway.core.request_state import Surroundings
@@ -84,7 +84,7 @@ class RequestRunner:
         observer: Observer,
         choose_alone: ChooseAlone,
         timers: Timers,
-        new_id: Callable[[], str] = lambda: secrets.token_hex(6),
+        new_id: Callable[[], str] = lambda: f"{random.getrandbits(48):012x}",
         unix_clock: Callable[[], float] = time.time,
         best_classes: Mapping[str, int] | None = None,
         sharding: ShardingSettings | None = None,
@@ -102,6 +102,7 @@ class RequestRunner:
         self._id_prefix = f"req-{mesh.self_id[:8]}-"
         self._budget = BufferBudget(settings.buffered_total_bytes_max)
         self._circuits = CircuitBreaker()
+        self._clean_loads = CleanLoads()
         self._around = Surroundings(
             BufferBudget(settings.kept_total_bytes_max),
             self._circuits.excluded,
@@ -456,7 +457,8 @@ class RequestRunner:
 
     def _pace(self, node_id: NodeId, model: str, work: Work) -> Pace:
         member = self._mesh.view().members.get(node_id)
-        return pace_of(None if member is None else member.load.model(model), work)
+        load = None if member is None else member.load.model(model)
+        return pace_of_clean(None if load is None else self._clean_loads.of(node_id, load), work)
 
     def attempt_ended(self, node_id: NodeId, model: str) -> None:
         self._circuits.ended(self._clock(), node_id, model)

@@ -7,6 +7,7 @@ duplicate changes nothing, an answer to an old attempt is ignored.
 from __future__ import annotations
 
 import enum
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +17,8 @@ from covey_mesh.core.names import NodeId
 
 class Outcome(enum.Enum):
     """What an ask came to."""
+
+    __hash__ = object.__hash__  # a key of tables on every request's path; enum's own is Python code
 
     ASSIGNED = "assigned"
     QUEUED = "queued"
@@ -70,6 +73,16 @@ TURNED_AWAY_QUEUE_FULL = "queue_full"
 TURNED_AWAY_EXPIRED = "expired"
 
 
+class Tallied(Sequence[CandidateVerdict]):
+    """Verdicts that can be counted without being worked out."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def tally(self) -> tuple[int, int]:
+        """(machines that passed, machines that did not)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """The record behind an answer, readable by `covey explain`. `decided_by` is "leader" or "gateway"; `turned_away`
@@ -93,6 +106,9 @@ class Decision:
     @property
     def why(self) -> str:
         """One line for a response header or a log."""
+        if self.chosen is not None and isinstance(self.candidates, Tallied):
+            passed, refused = self.candidates.tally()
+            return f"{self.policy}: best of {passed}, {refused} rejected, by {self.decided_by}"
         rejected = [f"{v.node_id[:8]}: {v.rejected_because}" for v in self.candidates if v.rejected_because]
         if self.chosen is None:
             return f"{self.outcome.value}; " + ("; ".join(rejected) or "no machine in the pool offers the model")

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import overload
 
-from covey_mesh.core.asking import CandidateVerdict
+from covey_mesh.core.asking import CandidateVerdict, Tallied
 from covey_scheduler.core.filters import Rejection
 from covey_scheduler.core.policy import Ranking
 from covey_scheduler.core.prediction import predict
 
 
-class Verdicts(Sequence[CandidateVerdict]):
+class Verdicts(Tallied):
     """The verdicts of one ranking, made on first use."""
 
     __slots__ = ("_candidates_max", "_made", "_ranking", "_refused")
@@ -31,6 +31,16 @@ class Verdicts(Sequence[CandidateVerdict]):
             self._made = verdicts(self._ranking, self._candidates_max, self._refused)
             self._ranking = None
         return self._made
+
+    def tally(self) -> tuple[int, int]:
+        """(passed, rejected), as the verdicts would show, without a prediction for each."""
+        ranking = self._ranking
+        if ranking is None:
+            rejected = sum(1 for verdict in self._made if verdict.rejected_because)
+            return len(self._made) - rejected, rejected
+        best, refused = _shown(ranking, self._candidates_max)
+        passed = 0 if self._refused else sum(1 for _, reason in best if not reason)
+        return passed, len(best) + len(refused) - passed
 
     def __len__(self) -> int:
         return len(self._verdicts())
@@ -58,10 +68,14 @@ def verdicts(ranking: Ranking, candidates_max: int, refused: str = "") -> tuple[
     Room is kept for rejected machines too (a quarter), since their reasons are what people ask for. `refused` is why
     an ask that some machine could serve was not even queued.
     """
+    best, rejected = _shown(ranking, candidates_max)
+    return (*(_ranked(ranking, index, refused or reason) for index, reason in best), *map(_rejected, rejected))
+
+
+def _shown(ranking: Ranking, candidates_max: int) -> tuple[list[tuple[int, str]], Sequence[Rejection]]:
     room = max(candidates_max - len(ranking.machines), candidates_max // 4)
     rejected = ranking.rejected[:room]
-    best = _best(ranking, candidates_max - len(rejected))
-    return (*(_ranked(ranking, index, refused or reason) for index, reason in best), *map(_rejected, rejected))
+    return _best(ranking, candidates_max - len(rejected)), rejected
 
 
 def _best(ranking: Ranking, count: int) -> list[tuple[int, str]]:
