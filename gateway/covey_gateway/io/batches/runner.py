@@ -75,7 +75,8 @@ class BatchRunner:
             return
         for batch_id, _ in await self.library.call(self.library.batches.open_ids):
             found = await self.library.call(self.library.batches.get, batch_id)
-            if found is not None:
+            # A client may have made one meanwhile: that one runs already.
+            if found is not None and batch_id not in self._jobs:
                 self.add(found)
         self._spawn(self._upkeep())
 
