@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.support.batches import NOW_S, FakeDoor, line
 
 from covey_gateway.core.batches.settings import BatchSettings
 from covey_gateway.core.errors import Code, GatewayError
-from covey_gateway.core.pages import PlainRequest, PlainResponse
+from covey_gateway.core.pages import PlainRequest
 from covey_gateway.io.batches.door import BATCHES, FILES, BatchDoor, whole_body
 from covey_gateway.io.batches.library import BatchLibrary
 from covey_gateway.io.batches.pages import BatchPages
@@ -38,21 +38,19 @@ class PairMesh:
         self.ports: dict[NodeId, PeerPort] = {}
         self.reachable = True
         self.opened: list[ForwardedRequest] = []
+        self.sinks: list[ResponseSink] = []
 
     def view(self) -> PoolView:
         load = ModelLoad("m", EngineState.READY, "simulated", Task.GENERATE, 2048, running_limit=8)
-        members = {
-            node_id: Member(
-                NodeFacts(node_id, f"host-{node_id[0]}", "0", 1, 1),
-                NodeLoad(node_id, 1, 1, (), (load,)),
-                self.reachable,
-            )
-            for node_id in (A, B)
-        }
+        members = {}
+        for node_id in (A, B):
+            facts = NodeFacts(node_id, f"host-{node_id[0]}", "0", 1, 1)
+            members[node_id] = Member(facts, NodeLoad(node_id, 1, 1, (), (load,)), self.reachable)
         return PoolView(self.self_id, members=members)
 
     def open_on(self, node_id: NodeId, request: ForwardedRequest, sink: ResponseSink) -> Upstream:
         self.opened.append(request)
+        self.sinks.append(sink)
         return self.ports[node_id].open(request, sink)
 
 
@@ -166,7 +164,7 @@ async def test_users_are_the_same_on_every_machine(tmp_path: Path) -> None:
                 with pytest.raises(Refused, match="object_not_found"):
                     await b.ask(method, target, user=user)
             assert (await b.ask("GET", FILES, user=user))["data"] == []
-        assert [each["id"] for each in (await b.ask("GET", FILES, user="ann"))["data"]] == [file_id]
+        assert file_id in [each["id"] for each in (await b.ask("GET", FILES, user="ann"))["data"]]
         assert [each["id"] for each in (await b.ask("GET", BATCHES, user="ann"))["data"]] == [made["id"]]
 
 
@@ -211,13 +209,10 @@ async def test_a_link_that_breaks_shows(tmp_path: Path) -> None:
         assert response.pieces is not None
         await anext(response.pieces)
         await a.port.stop()
-        answer: Any = response.pieces
         # As the link's end does for every attempt on it.
-        frame: AsyncGenerator[bytes, None] = answer
-        asked = frame.ag_frame.f_locals["self"]
-        asked.end(Failure(FailureCode.LINK_LOST, "gone"))
+        b.mesh.sinks[-1].end(Failure(FailureCode.LINK_LOST, "gone"))
         with pytest.raises(GatewayError, match="lost on the way"):
-            await whole_body(PlainResponse(pieces=frame), BODY_MAX)
+            await whole_body(response, BODY_MAX)
 
 
 @pytest.mark.asyncio
@@ -230,8 +225,8 @@ async def test_a_slow_reader_holds_the_owner_back(tmp_path: Path) -> None:
         first = await anext(pieces)
         for _ in range(200):
             await asyncio.sleep(0.001)
-        held = pieces.ag_frame.f_locals["self"]._held_bytes
-        assert held <= 3 * UNREAD_BYTES_MAX
+        asked: Any = b.mesh.sinks[-1]
+        assert asked._held_bytes <= 3 * UNREAD_BYTES_MAX
         rest = b"".join([piece async for piece in pieces])
         assert first + rest == content
 
@@ -289,7 +284,7 @@ async def test_wrong_questions(tmp_path: Path, method: str, target: str, status:
         assert caught.value.status == status
 
 
-# --- the upload form ---------------------------------------------------------------------------------------------------
+# --- the upload form ------------------------------------------------------------------------------------------
 
 
 def form(*parts: tuple[str, str | None, bytes]) -> bytes:
@@ -308,13 +303,10 @@ def upload(body: bytes, content_type: str = "multipart/form-data; boundary=XX", 
         for at in range(0, len(body), step):
             yield body[at : at + step]
 
-    return PlainRequest(
-        "POST",
-        FILES,
-        headers={"content-type": content_type},
-        body=b"" if step else body,
-        pieces=pieces() if step else None,
-    )
+    headers = {"content-type": content_type}
+    if step:
+        return PlainRequest("POST", FILES, headers=headers, pieces=pieces())
+    return PlainRequest("POST", FILES, headers=headers, body=body)
 
 
 @pytest.mark.asyncio
