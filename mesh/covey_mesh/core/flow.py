@@ -23,6 +23,13 @@ class SendWindow:
         self.credit_bytes -= allowed
         return allowed
 
+    def take_all(self, wanted_bytes: int) -> bool:
+        """All of them may go now, and count as sent; or none of them."""
+        if wanted_bytes > self.credit_bytes:
+            return False
+        self.credit_bytes -= wanted_bytes
+        return True
+
     def grant(self, more_bytes: int) -> None:
         """Never above the size of a window: a reader that grants without end gains nothing."""
         self.credit_bytes = min(self.credit_bytes + more_bytes, STREAM_WINDOW_BYTES)
@@ -30,21 +37,21 @@ class SendWindow:
 
 @dataclass(slots=True)
 class ReceiveWindow:
-    """The reader's side: what was granted, and what may be granted again."""
+    """The reader's side: what was granted, and what may be granted again. `open_bytes`: granted and not yet come."""
 
     window_bytes: int = STREAM_WINDOW_BYTES
     paused: bool = False
-    _open_bytes: int = STREAM_WINDOW_BYTES
+    open_bytes: int = STREAM_WINDOW_BYTES
 
     def receive(self, chunk_bytes: int) -> bool:
         """False if the sender exceeded what it was granted."""
-        self._open_bytes -= chunk_bytes
-        return self._open_bytes >= 0
+        self.open_bytes -= chunk_bytes
+        return self.open_bytes >= 0
 
     def to_grant(self) -> int:
         """Bytes to grant now; 0 while the reader is paused or at least half of the window is still open."""
-        if self.paused or self._open_bytes > self.window_bytes // 2:
+        if self.paused or self.open_bytes > self.window_bytes // 2:
             return 0
-        granted = self.window_bytes - self._open_bytes
-        self._open_bytes = self.window_bytes
+        granted = self.window_bytes - self.open_bytes
+        self.open_bytes = self.window_bytes
         return granted

@@ -39,7 +39,7 @@ class Lane:
     def __init__(self, outbox: Outbox, chunk_item: Callable[[bytes], Item]) -> None:
         self._outbox = outbox
         self._chunk_item = chunk_item
-        self._entries: deque[tuple[Item | None, memoryview, int]] = deque()
+        self._entries: deque[tuple[Item | None, bytes | memoryview, int]] = deque()
         self.started = False
         """True once anything of it was taken for a batch."""
         self.queued = False
@@ -53,9 +53,8 @@ class Lane:
 
     def put_data(self, chunk: bytes | memoryview, urgent: bool) -> None:
         """Queue bytes; they may leave cut or joined."""
-        view = memoryview(chunk)
-        size_bytes = len(view) + ITEM_OVERHEAD_BYTES
-        self._entries.append((None, view, size_bytes))
+        size_bytes = len(chunk) + ITEM_OVERHEAD_BYTES
+        self._entries.append((None, chunk, size_bytes))
         self._outbox.lane_grew(self, size_bytes, urgent)
 
     def discard(self) -> None:
@@ -70,7 +69,7 @@ class Lane:
         """Move up to one chunk of data, and the items around it, to `items`. Returns their bytes."""
         self.started = True
         taken_bytes, data_bytes = 0, 0
-        pieces: list[memoryview] = []
+        pieces: list[bytes | memoryview] = []
         while self._entries and data_bytes < DATA_CHUNK_BYTES_MAX:
             item, view, size_bytes = self._entries.popleft()
             if item is not None:
@@ -80,18 +79,19 @@ class Lane:
                 continue
             room_bytes = DATA_CHUNK_BYTES_MAX - data_bytes
             if len(view) > room_bytes:
-                rest = view[room_bytes:]
+                whole = memoryview(view)
+                rest = whole[room_bytes:]
                 self._entries.appendleft((None, rest, len(rest) + ITEM_OVERHEAD_BYTES))
-                view, size_bytes = view[:room_bytes], room_bytes
+                view, size_bytes = whole[:room_bytes], room_bytes
             pieces.append(view)
             data_bytes += len(view)
             taken_bytes += size_bytes
         self._emit(pieces, items)
         return taken_bytes
 
-    def _emit(self, pieces: list[memoryview], items: list[Item]) -> None:
+    def _emit(self, pieces: list[bytes | memoryview], items: list[Item]) -> None:
         if pieces:
-            items.append(self._chunk_item(b"".join(pieces)))
+            items.append(self._chunk_item(b"".join(pieces)))  # of a single bytes object: itself
             pieces.clear()
 
 
@@ -149,4 +149,4 @@ class Outbox:
         return items
 
 
-_NOTHING = memoryview(b"")
+_NOTHING = b""

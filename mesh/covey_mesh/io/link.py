@@ -22,7 +22,7 @@ from covey_mesh.core.messages import ControlMessage, FactsReport, LoadReport
 from covey_mesh.core.names import NodeId, short
 from covey_mesh.core.ports import LinkEvents, LinkLoss
 from covey_mesh.io import codec
-from covey_mesh.io.batching import Outbox, flush_delay_s
+from covey_mesh.io.batching import BATCH_TARGET_BYTES, Outbox, flush_delay_s
 from covey_mesh.io.link_errors import LogBound, loss_of_silence, loss_of_status
 from covey_mesh.io.opened import OpenedAttempts
 from covey_mesh.io.served import ServedAttempts
@@ -191,7 +191,9 @@ class GrpcLink:
             if self._ended.done():
                 return
             case = item.WhichOneof("kind")
-            if case in _OPENED:
+            if case == "data":
+                self._opened.data(item.data)
+            elif case in _OPENED:
                 self._opened.receive(case, item)
             elif case in _SERVED:
                 self._served.receive(case, item)
@@ -217,7 +219,11 @@ class GrpcLink:
 
     def _wake(self) -> None:
         """Something was queued: let the writer go now, or when its batch is due."""
-        if self._outbox.waiting_bytes > LINK_BACKLOG_BYTES_MAX and not self._ended.done():
+        outbox = self._outbox
+        waiting_bytes = outbox.waiting_bytes
+        if self._timer is not None and not outbox.urgent and waiting_bytes < BATCH_TARGET_BYTES:
+            return
+        if waiting_bytes > LINK_BACKLOG_BYTES_MAX and not self._ended.done():
             _log.warning("peer reads too slowly; link cut off", extra={"peer": self._peer})
             self._end(LinkLoss.SILENT)
             return

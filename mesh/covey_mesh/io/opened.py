@@ -22,6 +22,9 @@ from covey_mesh.wire.v1.link_pb2 import Item
 BODY_INLINE_BYTES_MAX = 64 * 1024
 """A larger request body follows its RequestOpen in pieces."""
 
+GRANT_AT_BYTES = STREAM_WINDOW_BYTES // 2
+"""Not asked for a grant as long as more than this is open (covey_mesh.core.flow.ReceiveWindow.to_grant)."""
+
 RETRY_AFTER_S_MAX = 3600
 """Longest wait that another machine may ask a client for."""
 
@@ -80,7 +83,8 @@ class OpenedAttempt:
             self._broken("bytes before the head" if not self._head_seen else "more bytes than it was granted")
             return
         self._sink.data(chunk)
-        self._grant()
+        if self._window.open_bytes <= GRANT_AT_BYTES:
+            self._grant()
 
     def on_end(self, end: link_pb2.ResponseEnd) -> None:
         if self._done:
@@ -145,23 +149,39 @@ class OpenedAttempts:
         self._wake()
         return attempt
 
+    def data(self, data: link_pb2.ResponseData) -> None:
+        """Bytes of an answer: `receive` for what comes most. Raises PeerProtocolError."""
+        attempt = self._attempts.get(data.stream_id)
+        if attempt is None:
+            return
+        try:
+            attempt.on_data(data.chunk)
+        except PeerProtocolError:
+            raise
+        except Exception:  # noqa: BLE001 - as in `receive`
+            self._reader_failed(attempt)
+
     def receive(self, case: str, item: Item) -> None:
         """An answer's item; one for an attempt that is over is ignored. Raises PeerProtocolError."""
+        if case == "data":
+            self.data(item.data)
+            return
         attempt = self._attempts.get(getattr(item, case).stream_id)
         if attempt is None:
             return
         try:
-            if case == "data":
-                attempt.on_data(item.data.chunk)
-            elif case == "head":
+            if case == "head":
                 attempt.on_head(item.head)
             else:
                 attempt.on_end(item.end)
         except PeerProtocolError:
             raise
         except Exception:  # noqa: BLE001 - one reader's bug must not touch the others on the link; reported loudly
-            _log.exception("the reader of an answer failed", extra={"stream_id": attempt.stream_id})
-            attempt.cancel()
+            self._reader_failed(attempt)
+
+    def _reader_failed(self, attempt: OpenedAttempt) -> None:
+        _log.exception("the reader of an answer failed", extra={"stream_id": attempt.stream_id})
+        attempt.cancel()
 
     def grant(self, stream_id: int, granted_bytes: int) -> None:
         """Let the sender send that much more."""

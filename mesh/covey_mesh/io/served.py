@@ -65,6 +65,12 @@ class ServedAttempt:
                 self._cut_off()
                 return
             self._since_pause_bytes += len(chunk)
+        elif not self._held and not self._table.congested() and self._window.take_all(len(chunk)):
+            # Nearly every token: nothing waits, all of it may go.
+            self.lane.put_data(chunk, self._first)
+            self._first = False
+            self._table.wake()
+            return
         self._held.append(memoryview(chunk))
         self.pump()
 
