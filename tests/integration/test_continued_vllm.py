@@ -15,6 +15,8 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.lan.chaos.kinds import KINDS
+from tests.lan.chaos.near_ties import unlikely
 from tests.support.engines import engine_processes, engine_sockets
 
 from covey.demo.agent_process import AgentProcess
@@ -112,6 +114,20 @@ def test_every_cut_on_the_engine_itself(vllm_pool: DemoPool, path: str) -> None:
             assert others == list(expected[1:]), f"cut after {cut} events"
     print(f"{same} of {len(events) - 1} cuts gave the same text to the last character")
     assert same > 0.7 * len(events)
+
+
+@pytest.mark.parametrize("kind", ["vllm-chat", "vllm-text"])
+def test_the_chaos_labs_reader_finds_words_that_came_twice_or_are_missing(vllm_pool: DemoPool, kind: str) -> None:
+    socket = engine_sockets(vllm_pool.first)[CHAT_MODEL]
+    asks = KINDS[kind]
+    whole = ask_engine(socket, asks.path, json.dumps(asks.body(CHAT_MODEL, 0)).encode())
+    words = told(whole)[0].split(" ")
+    at = len(words) // 2
+    assert at > 10
+    reads = lambda found: unlikely(socket, asks, 0, " ".join(found), 0)  # noqa: E731
+    assert reads(words) == ""
+    assert reads([*words[:at], *words[at - 3 :]]), "three words came twice"
+    assert reads([*words[:at], *words[at + 3 :]]), "three words are missing"
 
 
 class Reading:
