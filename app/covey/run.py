@@ -23,13 +23,17 @@ from covey.membership import open_or_make
 from covey.models import model_specs
 from covey.running import leave_note, only_agent
 from covey.start_screen import StartScreen
+from covey_mesh.core.facts import EngineState
 from covey_mesh.core.names import short
 from covey_mesh.io.identity import Identity
 
 log = logging.getLogger(__name__)
 
 LOOK_INTERVAL_S = 0.25
-"""How often the screen looks for a model's changed state."""
+"""How often the screen looks for a model's changed state, while some model is not ready."""
+
+SETTLED_INTERVAL_S = 1.0
+"""While all are: an idle agent should cost nothing."""
 
 
 def run_agent(configuration: Configuration, as_json: bool) -> ExitCode:
@@ -94,8 +98,10 @@ class _Run:
 
     async def _watch_models(self, agent: Agent, stopping: asyncio.Task[bool]) -> None:
         while not stopping.done():
-            self._screen.models(agent.model_loads())
-            await asyncio.wait({stopping}, timeout=LOOK_INTERVAL_S)
+            loads = agent.model_loads()
+            self._screen.models(loads)
+            settled = all(load.state is EngineState.READY for load in loads)
+            await asyncio.wait({stopping}, timeout=SETTLED_INTERVAL_S if settled else LOOK_INTERVAL_S)
 
     def _asked_to_stop(self) -> None:
         if self._stop.is_set():

@@ -26,6 +26,10 @@ from covey_node.io.vllm import VllmEngine
 EVENT_MARK = b"data: "
 """Begins each event of a stream: one token, nearly always (vLLM joins tokens only when the reader lags)."""
 
+TOKENS_TOLD_TOGETHER = 4
+TOLD_TOGETHER_FROM_TOKENS_PER_S = 16.0
+"""Of one stream: so that a machine that slows down to a fifth is still heard of in about a second."""
+
 USAGE_TAIL_BYTES = 4096
 """A whole answer's usage object stands near its end."""
 
@@ -68,6 +72,9 @@ class Attempt:
         self._metered: Metered | None = None
         self._paused = False
         self._before = self._tail = b""
+        self._streaming = request.streaming
+        self._untold_tokens = 0
+        self._told_every = 1
         self._tells = request.streaming and ASKS_FOR_USAGE in request.body
         self._status = 0
         self._deadline: asyncio.TimerHandle | None = None
@@ -128,8 +135,10 @@ class Attempt:
             self._sink.head(status, content_type, retry_after_s)
 
     def data(self, chunk: bytes) -> None:
-        if self.request.streaming:
-            self._served.progressed(self.ticket, self._metered, chunk.count(EVENT_MARK))
+        if self._streaming:
+            self._untold_tokens += chunk.count(EVENT_MARK)
+            if self._untold_tokens >= self._told_every:
+                self._tell_progress()
             if self._tells:  # the usage may come in a read before "[DONE]"
                 self._before, self._tail = self._tail, chunk
         else:
@@ -152,9 +161,15 @@ class Attempt:
     def _late(self) -> None:
         self.fail(Failure(FailureCode.DEADLINE_EXCEEDED, "the client's deadline passed before the answer was complete"))
 
+    def _tell_progress(self) -> None:
+        tokens, self._untold_tokens = self._untold_tokens, 0
+        self._told_every = self._served.progressed(self.ticket, self._metered, tokens)
+
     def _over(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
+        if self._untold_tokens:
+            self._tell_progress()
         self._served.over(self, self._metered)
 
 
@@ -273,11 +288,16 @@ class ServedModel:
 
     # What attempts call.
 
-    def progressed(self, ticket: Ticket, metered: Metered | None, tokens: int) -> None:
-        """Output arrived."""
-        if tokens and metered is not None:
-            self._meter.tokens(metered, tokens, self._clock())
-            self._admission.progressed(ticket, tokens)
+    def progressed(self, ticket: Ticket, metered: Metered | None, tokens: int) -> int:
+        """Output arrived; returns after how many further tokens to tell again. A few at a time where they come fast:
+        the speeds are sampled every DECODE_SAMPLE_TOKENS, a multiple."""
+        if not tokens or metered is None:
+            return 1
+        now_s = self._clock()
+        self._meter.tokens(metered, tokens, now_s)
+        self._admission.progressed(ticket, tokens)
+        slowest_s = metered.tokens_since_mark / TOLD_TOGETHER_FROM_TOKENS_PER_S
+        return TOKENS_TOLD_TOGETHER if now_s - metered.mark_s < slowest_s else 1
 
     def answered_whole(self, ticket: Ticket, metered: Metered | None, tail: bytes) -> None:
         """A whole answer ended well: learn its true token counts, where it tells them."""
