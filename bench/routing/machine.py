@@ -8,6 +8,7 @@ from covey_mesh.core.facts import EngineState, Member, ModelLoad, NodeFacts, Nod
 from covey_mesh.core.model_size import attention_per_token
 from covey_mesh.core.names import NodeId
 from covey_node.core.admission import Admission, Bounds, Place, Ticket
+from covey_node.core.measured import Measured
 from covey_node.core.meter import Meter, Metered
 
 MODEL = "bench"
@@ -45,6 +46,7 @@ class Machine:
         self.sequence = 0
         self.engine = Engine(self.speed, profile, BLOCK_TOKENS)
         self.meter = Meter(attention_per_token(MODEL))
+        self.measured = Measured(self.meter, Task.GENERATE)
         bounds = Bounds.of_engine(profile.streams_max, profile.kv_tokens, profile.context_tokens)
         self.admission = Admission(bounds, self.meter)
         self.attempts: dict[Ticket, Attempt] = {}
@@ -81,7 +83,7 @@ class Machine:
             if produced > attempt.ticket.output_tokens:
                 self.admission.progressed(attempt.ticket, produced - attempt.ticket.output_tokens)
         admission = self.admission
-        self.meter.settle(now_s)
+        speeds = self.measured.report(now_s, now_s)
         load = ModelLoad(
             model=MODEL,
             state=EngineState.READY,
@@ -98,7 +100,7 @@ class Machine:
             kv_cache_tokens_free=admission.kv_tokens_free,
             prefill_tokens_per_s=self.meter.prefill_tokens_per_s,
             decode_tokens_per_s=self.meter.stream_tokens_per_s(admission.running),
-            speeds=self.meter.speeds(now_s, now_s),
+            speeds=speeds,
         )
         return Member(self.facts, NodeLoad(self.node_id, self.incarnation, self.sequence, (), (load,)), reachable=True)
 

@@ -163,3 +163,36 @@ def test_uses_that_never_end_are_bounded() -> None:
         use = known.add(*ENGINE, LIFE, (1,), 0)
     assert use.found == 0
     assert len(known._engines[ENGINE].pending) == PENDING_MAX
+
+
+def evicting(evicted: int, held_blocks: int) -> PrefixIndex:
+    known = PrefixIndex(blocks_max=8, blocks_total_max=20, tokens_per_block=100)
+    known.add(*ENGINE, LIFE, (1, 2, 3, 4), 0)
+    known.add(*ENGINE, LIFE, (5, 6), 0)
+    known.evicted(ENGINE, LIFE, 1000, held_blocks)
+    known.evicted(ENGINE, LIFE, 1000 + evicted, held_blocks)
+    return known
+
+
+@pytest.mark.parametrize(
+    ("evicted", "held_blocks", "left"),
+    [
+        (0, 6, [1, 2, 3, 4, 5, 6]),
+        (300, 3, [1, 5, 6]),  # all that it held was ours: the ends of what was used longest ago go first
+        (300, 9, [1, 2, 5, 6]),  # half of it was
+        (100_000, 0, []),
+        (99, 6, [1, 2, 3, 4, 5, 6]),
+    ],
+)
+def test_what_an_engine_let_go_of_is_forgotten_in_proportion(evicted: int, held_blocks: int, left: list[int]) -> None:
+    known = evicting(evicted, held_blocks)
+    assert held(known, 1, 2, 3, 4, 5, 6) == left
+    assert len(known) == len(left)
+
+
+def test_what_an_engine_let_go_of_before_it_was_known_and_nonsense_say_nothing() -> None:
+    known = evicting(0, 6)
+    known.evicted(ENGINE, LIFE, 5, 6)
+    known.evicted(ENGINE, (9, 9), 10**9, 6)
+    known.evicted((node(7), "m"), LIFE, 10**9, 6)
+    assert len(known) == 6

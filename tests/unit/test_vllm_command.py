@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from covey_mesh.core.facts import Task
@@ -31,6 +33,15 @@ def test_cuda_flags_leave_vllm_its_own_choice() -> None:
     assert "--enforce-eager" not in args
     assert "--dtype" not in args
     assert last_value(arguments(spec(kv_cache_bytes=5), (), "s", CUDA), "--kv-cache-memory-bytes") == "5"
+
+
+def test_the_cache_is_told_of_on_a_unix_socket_only() -> None:
+    args = arguments(spec(), (), "/run/s.sock", CPU, "ipc:///run/s.kv")
+    told = json.loads(last_value(args, "--kv-events-config") or "")
+    assert (told["endpoint"], told["publisher"]) == ("ipc:///run/s.kv", "zmq")
+    assert "--kv-events-config" not in arguments(spec(), (), "/run/s.sock", CPU)
+    assert "--kv-events-config" not in arguments(spec(task=Task.EMBED), (), "/run/s.sock", CPU, "ipc:///run/s.kv")
+    assert "--enable-prompt-tokens-details" in args
 
 
 def test_embedding_flags() -> None:

@@ -69,6 +69,8 @@ class ModelLoad:
     restarts: int = 0
     queued_prompt_tokens: int = 0
     speeds: ModelSpeeds = UNMEASURED
+    prefix_cache_tokens: int = 0
+    prefix_cache_evicted_tokens: int = 0
 
     @property
     def ready(self) -> bool:

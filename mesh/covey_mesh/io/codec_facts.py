@@ -121,6 +121,8 @@ def model_load_to_wire(load: ModelLoad) -> wire.ModelLoad:
         restarts=load.restarts,
         queued_prompt_tokens=load.queued_prompt_tokens,
         speeds=None if load.speeds is UNMEASURED else speeds_to_wire(load.speeds),
+        prefix_cache_tokens=load.prefix_cache_tokens,
+        prefix_cache_evicted_tokens=load.prefix_cache_evicted_tokens,
     )
 
 
@@ -149,6 +151,8 @@ def model_load_from_wire(message: wire.ModelLoad) -> ModelLoad | None:
         restarts=message.restarts,
         queued_prompt_tokens=message.queued_prompt_tokens,
         speeds=speeds_from_wire(message.speeds) if message.HasField("speeds") else UNMEASURED,
+        prefix_cache_tokens=message.prefix_cache_tokens,
+        prefix_cache_evicted_tokens=message.prefix_cache_evicted_tokens,
     )
 
 

@@ -5,6 +5,7 @@ Not here: starting it (covey_node.io.vllm).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -42,8 +43,13 @@ class Host:
     memory_available_bytes: int
 
 
-def arguments(spec: ModelSpec, card_args: Sequence[str], socket_path: str, host: Host) -> list[str]:
-    """What follows `vllm`. Later flags win: covey's own, then the model's covey.json, then the configuration."""
+def arguments(
+    spec: ModelSpec, card_args: Sequence[str], socket_path: str, host: Host, cache_events: str = ""
+) -> list[str]:
+    """What follows `vllm`. Later flags win: covey's own, then the model's covey.json, then the configuration.
+
+    `cache_events`: the ZeroMQ endpoint that the engine shall tell of its KV cache; empty: none.
+    """
     args = ["serve", spec.path, "--served-model-name", spec.name, "--uds", socket_path]
     args += ["--shutdown-timeout", str(SHUTDOWN_TIMEOUT_S)]
     args += ["--disable-uvicorn-access-log"]  # a line a request
@@ -53,8 +59,14 @@ def arguments(spec: ModelSpec, card_args: Sequence[str], socket_path: str, host:
     else:
         args += ["--max-model-len", str(spec.max_context_tokens or "auto")]  # auto: what fits, at most the model's own
         args += ["--enable-prompt-tokens-details"]  # what of a prompt was cached: no work, and no sign of speed
+        if cache_events:
+            args += ["--kv-events-config", _cache_events(cache_events)]
     args += _cuda(spec) if host.device == "cuda" else _cpu(spec, host)
     return [*args, *card_args, *spec.extra_args]
+
+
+def _cache_events(endpoint: str) -> str:
+    return json.dumps({"enable_kv_cache_events": True, "publisher": "zmq", "endpoint": endpoint, "topic": ""})
 
 
 def _cuda(spec: ModelSpec) -> list[str]:

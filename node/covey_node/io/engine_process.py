@@ -28,6 +28,7 @@ class EngineProcess(asyncio.SubprocessProtocol):
         self.folder = folder
         self.token = secrets.token_hex(16)
         self.socket_path = runtime_files.socket_path(folder, self.token)
+        self.events_path = runtime_files.events_path(folder, self.token)
         self.tail = Tail()
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.note = runtime_files.Note.of_this_process(self.token)

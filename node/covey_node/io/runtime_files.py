@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 SOCKET_PATH_BYTES_MAX = 107
 """sun_path holds 108 bytes with its final zero (unix(7))."""
 
+EVENTS_SUFFIX = ".kv"
 NOTE_BYTES_MAX = 4096
 TOKEN_VARIABLE = b"COVEY_ENGINE_TOKEN="
 
@@ -66,6 +67,11 @@ def socket_path(folder: Path, token: str) -> Path:
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
         raise RuntimeFolderError(f"{folder} is too long for a Unix socket; set runtime_dir to a shorter path")
     return path
+
+
+def events_path(folder: Path, token: str) -> Path:
+    """Of the socket on which an engine tells of its cache: no longer than the other one's."""
+    return folder / f"{token[:12]}{EVENTS_SUFFIX}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +137,8 @@ def boot_id() -> str:
 
 
 def forget(folder: Path, token: str) -> None:
-    """Removes an engine's note and socket."""
-    for suffix in (".engine", ".sock"):
+    """Removes an engine's note and sockets."""
+    for suffix in (".engine", ".sock", EVENTS_SUFFIX):
         (folder / f"{token[:12]}{suffix}").unlink(missing_ok=True)
 
 

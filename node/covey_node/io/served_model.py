@@ -265,6 +265,8 @@ class ServedModel:
         self._update_bounds()
         info, admission = self.supervisor.info, self._admission
         speeds = self._measured.report(self._clock(), self._unix_clock())
+        engine = self.supervisor.engine
+        cache = engine.cache if isinstance(engine, VllmEngine) else None
         return ModelLoad(
             model=self.spec.name,
             state=self.supervisor.state,
@@ -284,6 +286,8 @@ class ServedModel:
             detail=self.supervisor.detail or self._calibrator.what,
             restarts=self.supervisor.restarts,
             speeds=speeds,
+            prefix_cache_tokens=cache.held_tokens if cache else 0,
+            prefix_cache_evicted_tokens=cache.evicted_tokens if cache else 0,
         )
 
     # What attempts call.

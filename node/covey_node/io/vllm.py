@@ -14,15 +14,19 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
 from covey_mesh.core.exchange import Failure, ForwardedRequest, ResponseSink, Upstream
 from covey_mesh.core.facts import Task
 from covey_node.core import vllm_command
+from covey_node.core.cache_contents import CacheContents
 from covey_node.core.engine import EngineInfo, EngineStartError
 from covey_node.core.settings import ModelSpec, NodeSettings
 from covey_node.core.start_progress import phase
+from covey_node.io import cache_events
+from covey_node.io.cache_events import CacheEvents
 from covey_node.io.engine_process import EngineProcess
 from covey_node.io.http_client import EngineClient
 from covey_node.io.model_card import ModelCard
@@ -54,11 +58,14 @@ class VllmEngine:
         self._phase = "starting vLLM"
         self._kv_tokens = 0
         self._stopping = False
+        self.cache = CacheContents()
+        self._events: CacheEvents | None = None
 
     async def start(self, progress: Callable[[str], None]) -> EngineInfo:
         folder = private_folder(folder_of(self._settings.runtime_dir))
         process = self._process = EngineProcess(folder, self._line)
-        args = vllm_command.arguments(self._spec, self._card.extra_args, str(process.socket_path), self._host)
+        heard = self._listen(process.events_path)
+        args = vllm_command.arguments(self._spec, self._card.extra_args, str(process.socket_path), self._host, heard)
         limit = int(vllm_command.last_value(args, "--max-num-seqs") or vllm_command.RUNNING_LIMIT_DEFAULT)
         command = self._settings.engine_command or (sys.executable, "-m", "vllm.entrypoints.cli.main")
         env = vllm_command.environment(os.environ, self._host, os.getpid(), process.token)
@@ -69,6 +76,7 @@ class VllmEngine:
             context = await self._until_answering(progress)
             self._kv_tokens = await self._kv_capacity()
         except BaseException:
+            self._stop_listening()
             await process.end()
             raise
         task = self._spec.task or Task.GENERATE
@@ -84,6 +92,7 @@ class VllmEngine:
         if client is not None:
             await client.drained(grace_s)
             client.close()
+        self._stop_listening()
         if process is not None:
             await process.end()
 
@@ -107,6 +116,19 @@ class VllmEngine:
     def process_ids(self) -> list[int]:
         """All its living processes. Reads /proc; may be called from any thread."""
         return self._process.note.processes() if self._process is not None else []
+
+    def _listen(self, path: Path) -> str:
+        """The endpoint on which the engine shall tell of its cache; empty where nobody can listen."""
+        if self._spec.task is Task.EMBED or not cache_events.available():
+            self.cache.lost()
+            return ""
+        self._events = CacheEvents(path, self.cache)
+        self._events.start()
+        return cache_events.endpoint(path)
+
+    def _stop_listening(self) -> None:
+        if self._events is not None:
+            self._events.close()
 
     def _line(self, line: str) -> None:
         self._heard_s = time.monotonic()

@@ -62,7 +62,9 @@ class PoolAccount:
         self._machines = MachineCache()
         self._standings: OrderedDict[str, Standings] = OrderedDict()
         self._failed_before: dict[str, set[NodeId]] = {}
-        self._prefixes = PrefixIndex(settings.prefix_blocks_max, settings.prefix_blocks_total_max)
+        self._prefixes = PrefixIndex(
+            settings.prefix_blocks_max, settings.prefix_blocks_total_max, settings.tokens_per_block
+        )
         self._hopes: OrderedDict[RequestKey, _Hope] = OrderedDict()
 
     def view_changed(self, view: PoolView, now_s: float) -> None:
@@ -209,6 +211,9 @@ class PoolAccount:
         load = machine.load
         if load is None:
             return Candidate(machine)
+        if load.prefix_cache_evicted_tokens:
+            held = load.prefix_cache_tokens // max(1, self._settings.tokens_per_block)
+            self._prefixes.evicted((machine.node_id, model), machine.generation, load.prefix_cache_evicted_tokens, held)
         extra = self.inflight.extra(machine.node_id, model)
         done_at_s = extra.prompts_done_at_s
         theirs_s = prompts_left_s(machine, load.running_requests + load.waiting_requests - extra.counted)

@@ -98,6 +98,8 @@ def clean_load(load: ModelLoad) -> ModelLoad:
         queued_prompt_tokens=clamp_int(load.queued_prompt_tokens, QUEUED_TOKENS_MAX),
         kv_cache_tokens_total=clamp_int(load.kv_cache_tokens_total, QUEUED_TOKENS_MAX),
         kv_cache_tokens_free=clamp_int(load.kv_cache_tokens_free, QUEUED_TOKENS_MAX),
+        prefix_cache_tokens=clamp_int(load.prefix_cache_tokens, QUEUED_TOKENS_MAX),
+        prefix_cache_evicted_tokens=max(0, int(load.prefix_cache_evicted_tokens)),
         prefill_tokens_per_s=clean_speed(load.prefill_tokens_per_s, PREFILL_TOKENS_PER_S_MAX),
         decode_tokens_per_s=clean_speed(load.decode_tokens_per_s, DECODE_TOKENS_PER_S_MAX),
         speeds=clean_speeds(load.speeds),

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from covey_mesh.core.names import NodeId
 
 BLOCK_BYTES = 512
+TOKENS_PER_BLOCK = 128
 BLOCKS_MAX = 128
 """A prompt's first 64 KiB; a longer common prefix changes no choice."""
 
@@ -57,7 +58,7 @@ NO_USE = Use(0)
 class _Blocks:
     """`hashes`: block -> number of the use that touched it last, in that order."""
 
-    __slots__ = ("generation", "hashes", "pending", "tells", "uses")
+    __slots__ = ("evicted_tokens", "generation", "hashes", "pending", "tells", "told_of_evictions", "uses")
 
     def __init__(self, generation: tuple[int, int]) -> None:
         self.generation = generation
@@ -65,6 +66,8 @@ class _Blocks:
         self.pending: OrderedDict[int, None] = OrderedDict()
         self.uses = 0
         self.tells = False
+        self.evicted_tokens = 0
+        self.told_of_evictions = False
 
 
 class PrefixIndex:
@@ -75,8 +78,9 @@ class PrefixIndex:
     of the pool. Who holds a block holds all before it, since the ends of prefixes are forgotten first.
     """
 
-    def __init__(self, blocks_max: int, blocks_total_max: int) -> None:
+    def __init__(self, blocks_max: int, blocks_total_max: int, tokens_per_block: int = TOKENS_PER_BLOCK) -> None:
         self._blocks_max = blocks_max
+        self._tokens_per_block = max(1, tokens_per_block)
         self._blocks_total_max = blocks_total_max
         self._engines: OrderedDict[EngineKey, _Blocks] = OrderedDict()
         self._holders: dict[str, dict[int, list[NodeId]]] = {}
@@ -171,6 +175,23 @@ class PrefixIndex:
             engine.tells = True
         elif hit is False and engine.tells and use.found:
             self._forget_until(key, engine, use.found)
+
+    def evicted(self, key: EngineKey, generation: tuple[int, int], evicted_tokens: int, held_blocks: int) -> None:
+        """The engine told how much it has let go of since it started, and how much it holds: what is believed of it
+        loses its share of that, oldest first. `held_blocks` is in blocks of this index; 0: not told."""
+        engine = self._engines.get(key)
+        if engine is None or engine.generation != generation:
+            return
+        since, engine.evicted_tokens = evicted_tokens - engine.evicted_tokens, evicted_tokens
+        if since <= 0 or not engine.told_of_evictions:
+            engine.told_of_evictions = True
+            return
+        # Of what the cache held before, so much was ours.
+        evicted_blocks = since // self._tokens_per_block
+        share = min(1.0, len(engine.hashes) / max(1, held_blocks + evicted_blocks))
+        for _ in range(min(len(engine.hashes), round(evicted_blocks * share))):
+            self._let_go(key, engine.hashes.popitem(last=False)[0])
+            self._total -= 1
 
     def _forget_until(self, key: EngineKey, engine: _Blocks, number: int) -> None:
         """What was used for the last time then or earlier."""

@@ -80,7 +80,7 @@ class Gpu(_message.Message):
     def __init__(self, index: _Optional[int] = ..., uuid: _Optional[str] = ..., name: _Optional[str] = ..., memory_total_bytes: _Optional[int] = ..., memory_free_bytes: _Optional[int] = ..., utilization_percent: _Optional[int] = ..., power_w: _Optional[float] = ..., temperature_c: _Optional[float] = ..., foreign_processes: _Optional[int] = ...) -> None: ...
 
 class ModelLoad(_message.Message):
-    __slots__ = ("model", "state", "engine", "task", "max_context_tokens", "running_requests", "waiting_requests", "running_limit", "waiting_limit", "queued_tokens", "kv_cache_tokens_total", "kv_cache_tokens_free", "prefill_tokens_per_s", "decode_tokens_per_s", "detail", "restarts", "queued_prompt_tokens", "speeds")
+    __slots__ = ("model", "state", "engine", "task", "max_context_tokens", "running_requests", "waiting_requests", "running_limit", "waiting_limit", "queued_tokens", "kv_cache_tokens_total", "kv_cache_tokens_free", "prefill_tokens_per_s", "decode_tokens_per_s", "detail", "restarts", "queued_prompt_tokens", "speeds", "prefix_cache_tokens", "prefix_cache_evicted_tokens")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
@@ -99,6 +99,8 @@ class ModelLoad(_message.Message):
     RESTARTS_FIELD_NUMBER: _ClassVar[int]
     QUEUED_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SPEEDS_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_CACHE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_CACHE_EVICTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     model: str
     state: EngineState
     engine: str
@@ -117,7 +119,9 @@ class ModelLoad(_message.Message):
     restarts: int
     queued_prompt_tokens: int
     speeds: ModelSpeeds
-    def __init__(self, model: _Optional[str] = ..., state: _Optional[_Union[EngineState, str]] = ..., engine: _Optional[str] = ..., task: _Optional[str] = ..., max_context_tokens: _Optional[int] = ..., running_requests: _Optional[int] = ..., waiting_requests: _Optional[int] = ..., running_limit: _Optional[int] = ..., waiting_limit: _Optional[int] = ..., queued_tokens: _Optional[int] = ..., kv_cache_tokens_total: _Optional[int] = ..., kv_cache_tokens_free: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., decode_tokens_per_s: _Optional[float] = ..., detail: _Optional[str] = ..., restarts: _Optional[int] = ..., queued_prompt_tokens: _Optional[int] = ..., speeds: _Optional[_Union[ModelSpeeds, _Mapping]] = ...) -> None: ...
+    prefix_cache_tokens: int
+    prefix_cache_evicted_tokens: int
+    def __init__(self, model: _Optional[str] = ..., state: _Optional[_Union[EngineState, str]] = ..., engine: _Optional[str] = ..., task: _Optional[str] = ..., max_context_tokens: _Optional[int] = ..., running_requests: _Optional[int] = ..., waiting_requests: _Optional[int] = ..., running_limit: _Optional[int] = ..., waiting_limit: _Optional[int] = ..., queued_tokens: _Optional[int] = ..., kv_cache_tokens_total: _Optional[int] = ..., kv_cache_tokens_free: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., decode_tokens_per_s: _Optional[float] = ..., detail: _Optional[str] = ..., restarts: _Optional[int] = ..., queued_prompt_tokens: _Optional[int] = ..., speeds: _Optional[_Union[ModelSpeeds, _Mapping]] = ..., prefix_cache_tokens: _Optional[int] = ..., prefix_cache_evicted_tokens: _Optional[int] = ...) -> None: ...
 
 class ModelSpeeds(_message.Message):
     __slots__ = ("prefill", "decode", "batch_slowdown", "load_s", "source", "confidence", "observations", "spread", "measured_unix_s", "prefill_factor", "decode_factor")
