@@ -37,7 +37,7 @@ KINDS = (
     *("crash", "power_cut", "restart_with_disk", "restart_without_disk", "clean_stop", "freeze", "suspend"),
     *("blocked_loop", "partition", "one_way_cut", "isolation", "two_leaders", "loss", "duplication", "reordering"),
     *("delay", "drift", "clock_jump", "boot_clock_jump", "slow_machine", "lying_machine", "engine_crash"),
-    *("disk_full", "slow_disk"),
+    *("disk_full", "slow_disk", "connection_reset"),
 )
 """A run of many seeds that injected none of one of these fails."""
 

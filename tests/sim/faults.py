@@ -16,6 +16,7 @@ from tests.sim.cluster import Cluster, faster
 from tests.sim.machine import Machine
 
 from covey_mesh.core.facts import NodeLoad
+from covey_mesh.core.ports import LinkLoss
 from covey_mesh.core.speeds import DecodePoint, ModelSpeeds, PrefillPoint
 
 LASTING_S = (0.1, 0.5, 2.0, 6.0, 12.0)
@@ -76,6 +77,7 @@ class Faults:
             self.disk_full,
             self.slow_disk,
             self.clean_stop,
+            self.connection_reset,
         )
 
     def inject(self, kind: Callable[[], bool]) -> None:
@@ -242,6 +244,17 @@ class Faults:
         self._cut(self._sides(), (8.0,))
         self._cluster.run(5.0)
         return len(self._cluster.leading()) > 1
+
+    def connection_reset(self) -> bool:
+        """A switch, a firewall or a sleeping Wi-Fi adapter ends connections between machines that live on."""
+        machine = self._running()
+        links = [] if machine is None else list(machine.transport.links)
+        for link in links if self._dice.random() < 0.3 else links[: self._dice.randint(1, 2)]:
+            for end in (link, link.other):
+                end.finish(LinkLoss.RESET)
+            self._cluster.troubles.parted(link.owner, link.far)
+            self._cluster.troubles.parted(link.far, link.owner)
+        return bool(links)
 
     def _for_a_while(self, attribute: str, value: float) -> bool:
         network = self._cluster.network

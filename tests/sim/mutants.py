@@ -21,11 +21,18 @@ from covey_gateway.io import flight
 from covey_gateway.io.flight import Flight
 from covey_mesh.core import candidacy
 from covey_mesh.core.ballot import NO_BALLOT, Ballot
-from covey_mesh.core.candidacy import Leadership
+from covey_mesh.core.candidacy import Canvass, Leadership, Verdict
 from covey_mesh.core.election import Election
-from covey_mesh.core.grants import Grants, Refusal
+from covey_mesh.core.election_state import ElectionState
+from covey_mesh.core.events import PeerUnlinked, Promise
+from covey_mesh.core.following import Following
+from covey_mesh.core.grants import Grants, PendingGrant, Refusal
+from covey_mesh.core.hearing import Hearing
+from covey_mesh.core.leading import Leading
 from covey_mesh.core.liveness import LinkLiveness
+from covey_mesh.core.messages import LeaseReleased
 from covey_mesh.core.names import NodeId
+from covey_mesh.core.timing import Timing
 from covey_mesh.core.transitions import Role
 from covey_mesh.io.opened import OpenedAttempt, OpenedAttempts
 from covey_node.core.admission import Admission, Place
@@ -57,6 +64,24 @@ def _never_steps_down(self: Leadership, node_id: NodeId, now_s: float) -> bool:
 def _keeps_leading(self: Election, now_s: float) -> None:
     if self.role is Role.FOLLOWING and self.grants.live(now_s) == NO_BALLOT:
         self._following.lose_leader(now_s)
+
+
+_grants_init = Grants.__init__
+_on_unlinked = Election._on_unlinked
+
+
+def _does_not_abstain(self: Grants, stored: Promise | None, started_at_s: float, timing: Timing) -> None:
+    _grants_init(self, stored, started_at_s, timing)
+    self.abstains_until_s = started_at_s
+
+
+def _released_by_anybody(self: Following, now_s: float, sender: NodeId, message: LeaseReleased) -> None:
+    self.end_grant_of(now_s, self._me.grants.live(now_s).node_id)
+
+
+def _unlinked_is_gone(self: Election, now_s: float, event: PeerUnlinked) -> None:
+    _on_unlinked(self, now_s, event)
+    self._following.end_grant_of(now_s, event.peer)
 
 
 def _grants_before_writing(self: Grants, now_s: float, ballot: Ballot, lease_s: float, round_: int) -> Any:
@@ -146,6 +171,16 @@ MUTANTS: dict[str, list[Patch]] = {
     "ballot lost on restart": [(SimStores, "load", lambda self: None)],
     "a higher ballot breaks a live grant": [(Grants, "refusal", _higher_ballot_breaks_live_grant)],
     "granted before it is on disk": [(Grants, "begin", _grants_before_writing)],
+    "no abstaining after a restart": [(Grants, "__init__", _does_not_abstain)],
+    "pre-vote that hides a live leader": [(Grants, "claimed", lambda self, now_s: NO_BALLOT)],
+    "pre-vote that waits for nobody": [(Canvass, "verdict", lambda self, now_s, any_fresh_unanswered: Verdict.WON)],
+    "rivals that ignore each other": [(Leading, "meet_rival", lambda self, now_s, sender, request: None)],
+    "never above a promised ballot": [(Leading, "_rise_above", lambda self, now_s, promised: None)],
+    "lease released by anybody": [(Following, "on_released", _released_by_anybody)],
+    "lost link taken for a dead leader": [(Election, "_on_unlinked", _unlinked_is_gone)],
+    "late ballot thrown away": [(ElectionState, "ballot_to_stand_with", ElectionState.next_ballot)],
+    "claimed until it is written": [(PendingGrant, "claimed_until_s", property(lambda self: float("inf")))],
+    "leader's word not heard": [(Hearing, "_take_word", lambda self, now_s, member: None)],
     "lease counted from the answer": [(candidacy, "leader_lease_s", lambda lease_s, timing: lease_s + 1.0)],
     "clock that stops in suspend": [(Machine, "now_s", _clock_that_stops_in_suspend)],
     "skipped heartbeat check": [(LinkLiveness, "_silent_at_s", lambda self: float("inf"))],
