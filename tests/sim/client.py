@@ -37,16 +37,20 @@ def _prompt(number: int) -> str:
 
 
 @cache
-def _expected(path: str, number: int) -> tuple[str, ...]:
-    """The words that any engine of the pool answers to this prompt."""
-    body = _body(path, number, True, OUTPUT_TOKENS_MAX)
-    (choice,) = openai.parse(path, body, MODEL, False, ENGINE.max_context_tokens, ENGINE.seed).choices
-    return tuple(openai.word(ENGINE.seed, choice.key, i) for i in range(OUTPUT_TOKENS_MAX))
+def _expected(path: str, number: int, choices: int) -> tuple[tuple[str, ...], ...]:
+    """The words that any engine of the pool answers to this prompt, for each choice."""
+    body = _body(path, number, True, OUTPUT_TOKENS_MAX, choices)
+    call = openai.parse(path, body, MODEL, False, ENGINE.max_context_tokens, ENGINE.seed)
+    return tuple(
+        tuple(openai.word(ENGINE.seed, choice.key, i) for i in range(OUTPUT_TOKENS_MAX)) for choice in call.choices
+    )
 
 
 @cache
-def _body(path: str, number: int, stream: bool, tokens: int) -> bytes:
+def _body(path: str, number: int, stream: bool, tokens: int, choices: int) -> bytes:
     asked: dict[str, Any] = {"model": MODEL, "stream": stream, "max_tokens": tokens}
+    if choices > 1:
+        asked |= {"n": choices, "seed": number}
     if path == CHAT:
         asked["messages"] = [{"role": "user", "content": _prompt(number)}]
     else:
@@ -62,10 +66,16 @@ class Asked:
     prompt: int
     stream: bool
     tokens: int
+    choices: int = 1
 
     @property
     def body(self) -> bytes:
-        return _body(self.path, self.prompt, self.stream, self.tokens)
+        return _body(self.path, self.prompt, self.stream, self.tokens, self.choices)
+
+    @property
+    def expected(self) -> list[tuple[str, ...]]:
+        """The words of each choice."""
+        return [words[: self.tokens] for words in _expected(self.path, self.prompt, self.choices)]
 
 
 class Request:
@@ -139,45 +149,53 @@ class Request:
     def _whole(self, answer: bytes, failure: Failure | None) -> str:
         if failure is not None:
             return "broken"
-        choice = msgspec.json.decode(answer)["choices"][0]
-        said = choice["message"]["content"] if self.asked.path == CHAT else choice["text"]
-        expected = "".join(_expected(self.asked.path, self.asked.prompt)[: self.asked.tokens])
+        choices = msgspec.json.decode(answer)["choices"]
+        said = [choice["message"]["content"] if self.asked.path == CHAT else choice["text"] for choice in choices]
+        expected = ["".join(words) for words in self.asked.expected]
+        self._check([choice["index"] for choice in choices] == list(range(len(expected))), "choices out of order")
         self._check(said == expected, f"the answer is {said!r} instead of {expected!r}")
         return "completed"
 
     def _stream(self, answer: bytes, failure: Failure | None) -> str:
         parts = answer.split(b"\n\n")
         self._check(parts[-1] == b"", f"a torn event: {parts[-1]!r}")
-        said, finishes, errors = 0, 0, 0
-        expected = _expected(self.asked.path, self.asked.prompt)[: self.asked.tokens]
+        expected = self.asked.expected
+        said, finished = [0] * len(expected), [False] * len(expected)
+        errors, done = 0, False
         for part in parts[:-1]:
-            self._check(errors == 0 and finishes < 2, "an event after the end")
+            self._check(errors == 0 and not done, "an event after the end")
             self._check(part.startswith(b"data: "), f"an event without data: {part!r}")
             if part == b"data: [DONE]":
-                self._check(finishes == 1, "[DONE] without a finish")
-                finishes += 1
+                self._check(all(finished), "[DONE] without a finish")
+                done = True
                 continue
             event = msgspec.json.decode(part[6:])
             if "error" in event:
                 errors += 1
                 continue
             for choice in event["choices"]:
+                index = choice["index"]
+                self._check(index < len(expected) and not finished[index], f"choice {index} goes on after its finish")
                 piece = choice["delta"].get("content", "") if self.asked.path == CHAT else choice["text"]
-                while piece:
-                    word = expected[said] if said < len(expected) else "nothing"
-                    self._check(piece.startswith(word), f"token {said} is {piece!r} instead of {word!r}")
-                    if not piece.startswith(word):
-                        return "torn"
-                    piece, said = piece[len(word) :], said + 1
-                if choice.get("finish_reason") is not None:
-                    self._check(finishes == 0, "a second finish")
-                    finishes += 1
+                if not self._goes_on(piece, expected[index], said, index):
+                    return "torn"
+                finished[index] = choice.get("finish_reason") is not None
         if failure is None:
-            self._check(finishes == 2 and errors == 0, "the end of a stream without a finish")
-            self._check(said == len(expected), f"{said} of {len(expected)} tokens")
+            self._check(done and errors == 0, "the end of a stream without a finish")
+            self._check(said == [len(words) for words in expected], f"{said} of {len(expected[0])} tokens each")
             return "completed"
-        self._check(errors == 1 and finishes < 2, f"a broken stream with {errors} errors and {finishes} finishes")
+        self._check(errors == 1 and not done, f"a broken stream with {errors} errors, done: {done}")
         return "broken"
+
+    def _goes_on(self, piece: str, expected: tuple[str, ...], said: list[int], index: int) -> bool:
+        """`piece` is the next words of this choice, which are counted in `said`."""
+        while piece:
+            word = expected[said[index]] if said[index] < len(expected) else "nothing"
+            self._check(piece.startswith(word), f"token {said[index]} is {piece!r} instead of {word!r}")
+            if not piece.startswith(word):
+                return False
+            piece, said[index] = piece[len(word) :], said[index] + 1
+        return True
 
     def cancel(self) -> None:
         """The client leaves."""
@@ -201,6 +219,9 @@ class Habits:
     pausing: float = 0.06
     bursting: float = 0.02
     burst: int = 12
+    choices: int = 3
+    """Of every `cut_every`-th request, which the gateway cuts over the pool."""
+    cut_every: int = 13
 
 
 class Clients:
@@ -250,6 +271,7 @@ class Clients:
             dice.randrange(PROMPTS),
             dice.random() < habits.streaming,
             dice.randint(1, OUTPUT_TOKENS_MAX),
+            habits.choices if self.submitted % habits.cut_every == habits.cut_every - 1 else 1,
         )
         request = Request(asked, machine, self._loop.now_s, self._ended, self._found)
         self.requests[request] = None

@@ -196,6 +196,8 @@ class Watch:
             self.attempts_most = max(self.attempts_most, len(record.attempts))
         if request.outcome == "completed":
             return
+        if request.asked.choices > 1 and request.outcome == "broken" and record is not None and not record.parts:
+            return  # several choices from one machine: none goes on elsewhere (continuation.py)
         if request.outcome.startswith("4"):
             self.found(f"a correct request was refused: {request}: {request.detail}")
         capable = self._cluster.troubles.capable(request.machine, request.submitted_s)
@@ -228,6 +230,8 @@ def tables(machine: Machine, machines: int) -> list[tuple[str, float, float]]:
     found: list[tuple[str, float, float]] = [
         ("gateway's requests", len(runner._flights), 0),
         ("gateway's attempts", len(runner._in_flight), 0),
+        ("gateway's cut requests", len(runner._sharded), 0),
+        ("gateway's bytes of cut requests", runner._sharded_budget.used, 0),
         ("gateway's held bytes", runner._budget.used, 0),
         ("gateway's records", len(runner.records), DECISIONS_KEPT),
         ("mesh's attempts", len(mesh._attempts._counts) + mesh._attempts._waiting_count, 0),

@@ -129,7 +129,7 @@ def test_a_prompt_that_costs_more_than_the_answer_is_computed_once(
 
 
 def test_parts_in_flight() -> None:
-    assert in_flight_limit(workers(1, 1), False, SETTINGS) == 6
+    assert in_flight_limit(workers(1, 1), False, SETTINGS) == 16
     assert in_flight_limit(workers(1, 1, free=20), True, SETTINGS) == 42
     assert in_flight_limit(workers(1, 1, free=5000), True, SETTINGS) == SETTINGS.parts_in_flight_max
 

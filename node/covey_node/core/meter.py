@@ -74,6 +74,7 @@ class Meter:
         self._prefill_from_s = 0.0
         self._batch: list[Metered] = []
         self._batch_end_s = 0.0
+        self._embedded_s, self._embedded_work = float("-inf"), 0
         self._decoding = 0
         self._area = self._area_s = 0.0
         self._counts = {CALIBRATED: 0, LEARNED: 0, STORED: 0}
@@ -197,12 +198,23 @@ class Meter:
         elapsed_s = now_s - metered.mark_s
         work = self._work(prompt_tokens, cached_tokens)
         if output_tokens == 0:
-            self._observe_prefill(work, elapsed_s, now_s, told=True)
+            self._embedded(work, metered.mark_s, now_s)
             return
         prefill = self.prefill_tokens_per_s
         decode_s = elapsed_s - (work / prefill if prefill else 0.0)
         batch = (self._stream_seconds(now_s) - metered.area) / elapsed_s if elapsed_s > 0 else 1.0
         self._sample(output_tokens, decode_s, batch, prompt_tokens + output_tokens / 2, now_s)
+
+    def _embedded(self, work: int, began_s: float, now_s: float) -> None:
+        """Embeddings side by side share the engine: each is given the time since the one before it ended, and those that
+        came out of one step count together."""
+        beside = began_s < self._embedded_s
+        work += self._embedded_work if beside else 0
+        seconds = now_s - max(began_s, self._embedded_s)
+        self._embedded_work = work if seconds < PREFILL_BATCH_S and beside else 0
+        if not self._embedded_work:
+            self._embedded_s = now_s
+            self._observe_prefill(work, seconds, now_s, told=True)
 
     def ended(self, metered: Metered, now_s: float) -> None:
         """The attempt is over, however it ended."""

@@ -189,7 +189,8 @@ class ServedModel:
         self._clock = clock
         self._unix_clock = unix_clock
         self._changed = changed
-        self._meter = Meter(attention_per_token(spec.name))
+        # Inputs of an embedding request are many and short: its length says nothing of any context.
+        self._meter = Meter(0.0 if spec.task is Task.EMBED else attention_per_token(spec.name))
         self._measured = Measured(self._meter, spec.task or Task.GENERATE)
         # Of an engine with a prefix cache nobody knows what it computed of a prompt, until it tells.
         self._caches = spec.engine == "vllm" and spec.task is not Task.EMBED

@@ -72,7 +72,7 @@ class SimulatedEngine:
     @property
     def running(self) -> int:
         """Requests that the engine works on."""
-        return self._batch.running + self._batch.waiting
+        return sum(request.call is not None for request in self._requests)
 
     async def start(self, progress: Callable[[str], None]) -> EngineInfo:
         progress("starting a simulated engine")

@@ -170,7 +170,7 @@ def machine_of(member: Member, load: ModelLoad | None, calibration: Calibration)
         round_trip_s=clamp(member.round_trip_s, 0.0, ROUND_TRIP_S_MAX),
         load=load,
         speeds=NO_SPEEDS if load is None else speeds_of(member, load, calibration),
-        attention_per_token=0.0 if load is None else attention_per_token(load.model),
+        attention_per_token=0.0 if load is None or load.task is Task.EMBED else attention_per_token(load.model),
     )
 
 

@@ -38,8 +38,9 @@ class ShardingSettings:
     """Parts of one request."""
     choices_parts_max: int = 512
     """Parts of one request for prompts and choices, which are cut one by one: engines batch them themselves."""
-    parts_a_machine: int = 3
-    """Parts in flight for each machine: one runs, the others wait for the machine that is free first."""
+    parts_a_machine: int = 8
+    """Parts in flight for each machine: one runs, the others wait in the leader's queue, where a slow machine is given
+    one as soon as it would be through with it before the fast ones are through with all that wait."""
     parts_in_flight_max: int = 256
     requests_max: int = 256
     """Cut requests at once in one gateway; the next one is left whole."""
