@@ -4,7 +4,7 @@
 
 A decision is everything from the prompt to the answer: the gateway hashes the prompt's blocks, the leader filters,
 predicts, queues, reserves and records. Beside it, turn by turn and with the same prompts, decides a router that does
-what LMetric needs and nothing else (bench/plain_lmetric.py). Prompts come from conversations that share their first
+what LMetric needs and nothing else (bench/support/plain_lmetric.py). Prompts come from conversations that share their first
 quarter; each request ends as the sixteenth after it begins.
 
 "after a report": a machine's new load is taken in before each ask. "record read": the record's verdicts are worked out
@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from bench.plain_lmetric import PlainLMetric
+from bench.support.plain_lmetric import PlainLMetric
 from covey_mesh.core.asking import Answer, Ask, AttemptReport
 from covey_mesh.core.ballot import Ballot
 from covey_mesh.core.facts import EngineState, Member, ModelLoad, NodeFacts, NodeLoad, PoolView, Task

@@ -20,7 +20,7 @@ from bench.datapath import instruments
 from bench.datapath.instruments import STAND_IN, Load, Measured
 from bench.datapath.pools import SHAPES, Pool
 from bench.datapath.processes import CACHE, cpu_s, trees
-from bench.svg import line_chart
+from bench.support.svg import line_chart
 
 MACHINES = (2, 10, 100, 1000)
 STREAMS = (1, 10, 100, 1000)

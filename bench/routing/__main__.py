@@ -21,7 +21,7 @@ from pathlib import Path
 from bench.routing.paired import interval, paired
 from bench.routing.pool import Fault, Pool, Scenario
 from bench.routing.trace import BLOCK_TOKENS, Request, read_trace, sample
-from bench.svg import line_chart
+from bench.support.svg import line_chart
 from covey_scheduler.core.policies import POLICIES
 from covey_scheduler.core.settings import SchedulerSettings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from bench.svg import HEIGHT, WIDTH, line_chart
+from bench.support.svg import HEIGHT, WIDTH, line_chart
 
 SERIES = {"ours & theirs": [(1.0, 2.0), (10.0, 30.0), (1000.0, 7.5)], "other": [(1.0, 0.4), (1000.0, 900.0)]}
 

@@ -1,0 +1,1 @@
+"""What several benches share; none of it is a bench."""
