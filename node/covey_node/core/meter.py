@@ -20,6 +20,7 @@ from __future__ import annotations
 import statistics
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from covey_mesh.core.model_size import length_factor
 from covey_mesh.core.speeds import CALIBRATED, LEARNED, STORED, ModelSpeeds
@@ -58,6 +59,14 @@ class Metered:
     observation: Observation | None = None
 
 
+class _Embeddings(NamedTuple):
+    """Embeddings that came out of one step: their work (0: observed already), and when the engine was theirs."""
+
+    work: int
+    from_s: float
+    end_s: float
+
+
 class Meter:
     """All speeds of one model. Calls come in order of time; each `started` is followed by one `ended`.
 
@@ -74,7 +83,8 @@ class Meter:
         self._prefill_from_s = 0.0
         self._batch: list[Metered] = []
         self._batch_end_s = 0.0
-        self._embedded_s, self._embedded_work = float("-inf"), 0
+        self._wholes = 0
+        self._embeddings: _Embeddings | None = None
         self._decoding = 0
         self._area = self._area_s = 0.0
         self._counts = {CALIBRATED: 0, LEARNED: 0, STORED: 0}
@@ -155,6 +165,7 @@ class Meter:
         self._now_s = now_s
         metered = Metered(self._work(prompt_tokens, cached_tokens), prompt_tokens, streamed, now_s, told)
         if not streamed:
+            self._wholes += 1
             self._now_decoding(1, now_s)
             metered.area = self._area
             return metered
@@ -206,15 +217,21 @@ class Meter:
         self._sample(output_tokens, decode_s, batch, prompt_tokens + output_tokens / 2, now_s)
 
     def _embedded(self, work: int, began_s: float, now_s: float) -> None:
-        """Embeddings side by side share the engine: each is given the time since the one before it ended, and those that
-        came out of one step count together."""
-        beside = began_s < self._embedded_s
-        work += self._embedded_work if beside else 0
-        seconds = now_s - max(began_s, self._embedded_s)
-        self._embedded_work = work if seconds < PREFILL_BATCH_S and beside else 0
-        if not self._embedded_work:
-            self._embedded_s = now_s
-            self._observe_prefill(work, seconds, now_s, told=True)
+        """Embeddings side by side share the engine: each is given the time since the one before it ended, and those
+        that come out of one step count together, once it is over."""
+        group = self._embeddings
+        if group is not None and now_s - group.end_s < PREFILL_BATCH_S:
+            self._embeddings = group._replace(work=group.work + work, end_s=now_s)
+            return
+        self._observe_embeddings()
+        after_s = began_s if group is None else max(began_s, group.end_s)
+        self._embeddings = _Embeddings(work, after_s, now_s)
+
+    def _observe_embeddings(self) -> None:
+        group = self._embeddings
+        if group is not None and group.work:
+            self._embeddings = group._replace(work=0)
+            self._observe_prefill(group.work, group.end_s - group.from_s, group.end_s, told=True)
 
     def ended(self, metered: Metered, now_s: float) -> None:
         """The attempt is over, however it ended."""
@@ -222,6 +239,9 @@ class Meter:
         if metered.streamed and not metered.answering:
             self._prefilling -= 1
             return
+        self._wholes -= not metered.streamed
+        if not self._wholes:
+            self._observe_embeddings()
         if metered.tokens_since_mark > 0:
             self._sample_decode(metered, now_s)
         self._now_decoding(-1, now_s)
