@@ -15,7 +15,7 @@ from covey_mesh.core.facts import Member
 from covey_scheduler.core import events
 from covey_scheduler.core.charges import Charge, true_charge
 from covey_scheduler.core.fairness import AHEAD_TOKENS_MAX, VirtualCounters
-from covey_scheduler.core.room import Audience, Room, fair_share, room_of
+from covey_scheduler.core.room import Audience, Here, Room, fair_share
 from covey_scheduler.core.scheduler import Scheduler
 from covey_scheduler.core.settings import SchedulerSettings
 
@@ -75,13 +75,13 @@ def test_a_floods_next_prompt_waits_until_the_last_one_is_nearly_computed() -> N
     leader = Leader([machine(running_limit=4)])
     leader.placed(ask("before", user="light"))
     leader.report("before", node_id=node(1), output_tokens=5)
-    # 100 tokens at 1,000 a second: 0.1 s each. The first two of four places are a fair share.
-    assert flood(leader, "heavy", 10)[Outcome.ASSIGNED] == 2
+    # 100 tokens at 1,000 a second: 0.1 s each.
+    assert flood(leader, "heavy", 10)[Outcome.ASSIGNED] == 1
     started = {}
     while leader.now_s < 100.3:
         leader.now_s = leader.scheduler.wake_at_s or 100.3
         started |= {a.request_id: round(leader.now_s - 100.0, 3) for a in leader.tick()}
-    assert started == {"heavy2": 0.18}, "as the prompts before it have 0.02 s left; one place is kept"
+    assert started == {"heavy1": 0.08, "heavy2": 0.18}, "as the prompts before have 0.02 s left; one place is kept"
     leader.now_s = 100.2
     assert leader.placed(ask("single", user="light")) == node(1), "who is light need not wait for the prompt"
 
@@ -108,8 +108,8 @@ def test_a_flood_is_started_in_turn_with_everybody_elses() -> None:
 
 
 def test_kv_cache_is_kept_for_others_too() -> None:
-    room = Room(0.125, 1, 0.02)
-    assert (room.places(64), room.places(8), room.places(4), room.places(1), room.places(0)) == (56, 7, 3, 1, 0)
+    here = Here(0.125, 1, 0.02)
+    assert [here.places(limit) for limit in (64, 8, 4, 1)] == [56, 7, 3, 1]
     leader = Leader([machine(kv_cache_tokens_total=2000, kv_cache_tokens_free=2000)], PLACES_ALONE)
     assert flood(leader, "heavy", 12)[Outcome.ASSIGNED] == 8, "200 tokens each, 250 kept"
     assert leader.placed(ask("single", user="light")) == node(1)
@@ -302,13 +302,20 @@ def test_the_audience_remembers_two_users_a_model_and_so_many_models() -> None:
 
 
 @pytest.mark.parametrize(
-    ("crowding", "batch", "others", "expected"),
+    ("held", "others", "batch", "expected"),
     [
-        (False, False, True, None),
-        (True, False, False, Room(0.125, 0, 0.25)),
-        (True, False, True, Room(0.125, 1, 0.02)),
-        (False, True, False, Room(0.125, 1, 0.02, 0.5)),
+        (0, True, None, Here(0.0, 0, 0.25)),
+        (7, False, None, Here(0.0, 0, 0.25)),
+        (7, True, None, Here(0.0, 0, 0.02)),
+        (8, False, None, Here(0.125, 0, 0.25)),
+        (8, True, None, Here(0.125, 1, 0.02)),
+        (0, False, 0, Here(0.125, 1, 0.02)),
+        (0, False, 7, Here(0.125, 1, 0.02)),
+        (0, False, 8, Here(0.125, 1, 0.02, True)),
     ],
 )
-def test_rooms(crowding: bool, batch: bool, others: bool, expected: Room | None) -> None:
-    assert room_of(crowding, batch, others, SETTINGS) == expected
+def test_what_an_ask_may_take_of_a_machine(held: int, others: bool, batch: int | None, expected: Here) -> None:
+    """16 places, one user: 8 are a fair share."""
+    room = Room({node(1): held}, 1, others, None if batch is None else {node(1): batch}, SETTINGS)
+    assert room.here(node(1), 16) == expected
+    assert room.here(node(2), 0) == Here(0.0, 0, SETTINGS.crowd_ahead_s if batch is not None else 0.25)

@@ -29,12 +29,21 @@ class DemoFailed(Exception):
 class AgentProcess:
     """Give it a state directory that is in a pool, then `start`."""
 
-    def __init__(self, name: str, state_dir: Path, addresses: Addresses, settings: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        name: str,
+        state_dir: Path,
+        addresses: Addresses,
+        settings: tuple[str, ...],
+        secret: Mapping[str, str] | None = None,
+    ) -> None:
+        """`settings` are flags; `secret` are environment variables, for settings that have none."""
         self.name = name
         self.state_dir = state_dir
         self.addresses = addresses
         self.node_id = ""
         self._settings = settings
+        self._secret = dict(secret or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._asked = False
         self._log = state_dir / "agent.log"
@@ -66,7 +75,7 @@ class AgentProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=_environment({PARENT_VARIABLE: str(os.getpid())}),
+                env=_environment({**self._secret, PARENT_VARIABLE: str(os.getpid())}),
                 start_new_session=True,
             )
 

@@ -221,6 +221,7 @@ class ServedModel:
             request.max_output_tokens,
             len(request.body),
             self._clock(),
+            request.streaming,
         )
         upstream: Upstream
         if verdict.ticket is not None:
@@ -279,7 +280,7 @@ class ServedModel:
             running_limit=admission.running_limit,
             waiting_limit=admission.bounds.waiting,
             queued_tokens=admission.queued_tokens,
-            queued_prompt_tokens=admission.queued_prompt_tokens,
+            queued_prompt_tokens=admission.prompt_tokens_left(self._clock()),
             kv_cache_tokens_total=admission.bounds.kv_tokens,
             kv_cache_tokens_free=admission.kv_tokens_free,
             prefill_tokens_per_s=self._meter.prefill_tokens_per_s,

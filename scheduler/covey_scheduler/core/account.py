@@ -25,7 +25,7 @@ from covey_scheduler.core.policies import Policy
 from covey_scheduler.core.policy import Ranking, rank
 from covey_scheduler.core.prediction import Question, prompt_s, uncached_tokens
 from covey_scheduler.core.prefix import EngineKey, PrefixIndex, Use
-from covey_scheduler.core.room import Audience, Room, fair_share, room_of
+from covey_scheduler.core.room import Audience, Room
 from covey_scheduler.core.settings import SchedulerSettings
 from covey_scheduler.core.standing import Standing, prompts_left_s
 from covey_scheduler.core.standings import Standings
@@ -44,6 +44,8 @@ class _Hope(NamedTuple):
 
 
 NOBODY: AbstractSet[NodeId] = frozenset()
+
+NOTHING_HELD: Mapping[NodeId, int] = {}
 
 
 class PoolAccount:
@@ -103,14 +105,12 @@ class PoolAccount:
     def room(self, ask: Ask, waiting: Collection[str], now_s: float) -> Room | None:
         """How much of a machine the ask may take (None: all of it); `waiting` are the users that have asks queued."""
         batch = ask.priority >= PRIORITY_LOWEST and self.audience.pressing(ask.model, now_s)
-        held = self.holdings.of(ask.model, ask.user) if ask.user else 0
+        held = self.holdings.by_machine(ask.model, ask.user) if ask.user else NOTHING_HELD
         if not held and not batch:
             return None
-        places = self._refreshed(ask.model, now_s).places_total
         users = self.holdings.users_with(ask.model, (ask.user, *waiting))
-        crowding = bool(ask.user) and held + 1 > fair_share(places, users)
-        room = room_of(crowding, batch, self.audience.others(ask.model, ask.user, now_s), self._settings)
-        return room._replace(batch=self.holdings.batch(ask.model)) if room is not None and batch else room
+        others = self.audience.others(ask.model, ask.user, now_s)
+        return Room(held, users, others, self.holdings.batch(ask.model) if batch else None, self._settings)
 
     def free_at_s(self, model: str, now_s: float, room: Room | None = None) -> float | None:
         """`now_s` if some machine could start even the smallest ask; with a `room`, later where one has only prompts to
@@ -124,12 +124,12 @@ class PoolAccount:
             return now_s
         if room is None:
             return None
-        later = [
-            machine.prompts_done_at_s - room.ahead_s
-            for machine in machines
-            if machine.prompts_done_at_s - room.ahead_s > now_s
-            and not busy(question._replace(now_s=machine.prompts_done_at_s), machine, settings, room)
-        ]
+        later = []
+        for machine in machines:
+            here = room.here(machine.candidate.machine.node_id, machine.load.running_limit)
+            at_s = machine.prompts_done_at_s - here.ahead_s
+            if at_s > now_s and not busy(question._replace(now_s=machine.prompts_done_at_s), machine, settings, room):
+                later.append(at_s)
         return min(later, default=None)
 
     def work_s(self, ask: Ask, now_s: float) -> float:

@@ -14,7 +14,7 @@ from covey_mesh.core.asking import Ask
 from covey_mesh.core.facts import EngineState, ModelLoad
 from covey_scheduler.core.machine import DETAIL_LENGTH_MAX, Candidate
 from covey_scheduler.core.prediction import Question
-from covey_scheduler.core.room import Room
+from covey_scheduler.core.room import Here, Room
 from covey_scheduler.core.settings import SchedulerSettings
 from covey_scheduler.core.standing import Standing
 
@@ -136,34 +136,31 @@ def busy(question: Question, machine: Standing, settings: SchedulerSettings, roo
         return f"busy: {running} of {load.running_limit} running"
     if load.waiting_requests:
         return f"busy: {load.waiting_requests} waiting"
-    kept = _kept(machine, room) if room is not None else ""
+    here = None if room is None else room.here(machine.candidate.machine.node_id, load.running_limit)
+    kept = "" if here is None else _kept(load.running_limit, running, here)
     if kept:
         return kept
     ahead_s = machine.prompts_done_at_s - question.now_s
-    if ahead_s > (settings.start_ahead_s if room is None else room.ahead_s):
+    if ahead_s > (settings.start_ahead_s if here is None else here.ahead_s):
         return f"busy: {ahead_s:.2f} s of prompts before it"
     if not running or not load.kv_cache_tokens_total:
         # An idle machine is never busy, whatever it says of its cache: else a wrong count would starve it.
         return ""
     free = load.kv_cache_tokens_total - machine.kv_tokens_held
-    if room is not None:
-        free -= int(load.kv_cache_tokens_total * room.kept)
+    if here is not None:
+        free -= int(load.kv_cache_tokens_total * here.kept)
     need = min(question.ask.prompt_tokens + question.output_tokens, load.kv_cache_tokens_total)
     return f"busy: {max(free, 0)} KV-cache tokens free, {need} needed" if free < need else ""
 
 
-def _kept(machine: Standing, room: Room) -> str:
+def _kept(limit: int, running: int, here: Here) -> str:
     """The places that this ask must leave to others."""
-    limit, running = machine.load.running_limit, machine.running
     if not limit:
         return ""
-    places = room.places(limit)
+    places = here.places(limit)
     if running >= places:
         return f"busy: {running} of {limit} running, {limit - places} kept for other users"
-    batch = room.batch.get(machine.candidate.machine.node_id, 0)
-    if batch >= room.batch_places(limit):
-        return f"busy: {batch} of {limit} places with batch work, the most beside other work"
-    return ""
+    return "busy: as much batch work as it takes beside other work" if here.batch_full else ""
 
 
 def _load(candidate: Candidate) -> ModelLoad:

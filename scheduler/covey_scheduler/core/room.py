@@ -1,11 +1,12 @@
 """How much of a machine an ask may take while others could come: headroom for users below their fair share.
 
 Without it a flood by one user fills every place, and the next user waits until some answer has ended. So who holds
-more than a fair share (places / (users + 1): one more may come at any moment), and batch work while there is other
-work, leaves some places and some KV cache free on each machine, and gives a machine its next prompt only when the last
-one is nearly computed. Everybody else may take what is there. Nobody is stopped: what is left is most of the machine.
+more of a machine than a fair share (places / (users + 1): one more may come at any moment), and batch work while there
+is other work, leaves some of its places and KV cache free. And a user who has work on a machine gets the next prompt
+computed there only when the prompts before it are nearly done: another's then waits for one prompt at most. Nobody is
+stopped: what is left is most of the machine, and the machine is kept busy.
 
-Not here: whose turn it is (queue.py), what is counted (inflight.py).
+Not here: whose turn it is (queue.py), what is counted (holdings.py).
 """
 
 from __future__ import annotations
@@ -21,40 +22,49 @@ from covey_scheduler.core.settings import SchedulerSettings
 NOBODY: Mapping[NodeId, int] = {}
 
 
-class Room(NamedTuple):
-    """`kept`: share of places and KV cache left to others; `kept_places` at least so many; `ahead_s`: most seconds of
-    prompts before the ask. Of `batch_share` of the places, `batch` are taken, by machine."""
+class Here(NamedTuple):
+    """What one ask may take of one machine. `kept` and `kept_places`: share of places and of KV cache, and at least so
+    many places, left to others; `ahead_s`: most seconds of prompts before it; `batch_full`: no more batch work."""
 
     kept: float
     kept_places: int
     ahead_s: float
-    batch_share: float = 1.0
-    batch: Mapping[NodeId, int] = NOBODY
+    batch_full: bool = False
 
     def places(self, limit: int) -> int:
-        """Of `limit` (0: unknown) those that the ask may be the last of; never less than one."""
-        return max(1, limit - max(int(limit * self.kept), self.kept_places)) if limit else 0
+        """Of `limit` those that the ask may be the last of; never less than one."""
+        return max(1, limit - max(int(limit * self.kept), self.kept_places))
 
-    def batch_places(self, limit: int) -> int:
-        return max(1, int(limit * self.batch_share)) if limit else 0
+
+class Room(NamedTuple):
+    """Of one ask, for all machines. `held`: places that its user holds, by machine, with `users` active, the user
+    included; `batch`: places with batch work, by machine, None where the ask is none or may take all."""
+
+    held: Mapping[NodeId, int]
+    users: int
+    others: bool
+    batch: Mapping[NodeId, int] | None
+    settings: SchedulerSettings
+
+    def here(self, node_id: NodeId, limit: int) -> Here:
+        """`limit`: places of the machine; 0: unknown, none are kept then."""
+        settings, held, yields = self.settings, self.held.get(node_id, 0), self.batch is not None
+        late = self.others or yields
+        crowding = limit > 0 and (yields or held + 1 > fair_share(limit, self.users))
+        return Here(
+            settings.headroom if crowding else 0.0,
+            1 if crowding and late else 0,
+            settings.crowd_ahead_s if late and (held or yields) else settings.start_ahead_s,
+            self.batch is not None and limit > 0 and self.batch.get(node_id, 0) >= self._batch_places(limit),
+        )
+
+    def _batch_places(self, limit: int) -> int:
+        return max(1, int(limit * self.settings.batch_share))
 
 
 def fair_share(places: int, users: int) -> int:
-    """Places that a user may hold and still count as light, with `users` active, the user included."""
+    """Places of a machine that a user may hold and still count as light, with `users` active, the user included."""
     return max(1, places // (users + 1))
-
-
-def room_of(crowding: bool, batch: bool, others: bool, settings: SchedulerSettings) -> Room | None:
-    """None: all of the machine. `batch`: batch work beside other work; `others`: another user was heard lately."""
-    if not (crowding or batch):
-        return None
-    late = others or batch
-    return Room(
-        settings.headroom,
-        1 if late else 0,
-        settings.crowd_ahead_s if late else settings.start_ahead_s,
-        settings.batch_share if batch else 1.0,
-    )
 
 
 class Audience:

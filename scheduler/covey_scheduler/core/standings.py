@@ -15,8 +15,6 @@ from covey_scheduler.core.machine_cache import Seen
 from covey_scheduler.core.settings import SchedulerSettings
 from covey_scheduler.core.standing import Standing, standing_of
 
-PLACES_ENDLESS = 1 << 20
-
 CandidateOf = Callable[[Machine, int], Candidate]
 """(machine, largest context of the pool) -> the machine as it stands."""
 
@@ -35,8 +33,6 @@ class Standings:
         self._handed_out = False
         self._prompt_tokens_safe = 0
         self._largest = 0
-        self.places_total = 0
-        """Requests that all machines that pass run at once; a machine that does not say counts as endless."""
 
     def refresh(self, seen: Seen, changed: Iterable[NodeId], candidate_of: CandidateOf) -> None:
         """`seen` holds the same machines as long as no report has changed; `changed`: whose account has."""
@@ -88,7 +84,6 @@ class Standings:
         self._places = {row.candidate.machine.node_id: place for place, row in enumerate(self._passing)}
         self._handed_out = False
         self._prompt_tokens_safe = min((_prompt_tokens_safe(machine) for machine in machines), default=0)
-        self.places_total = sum(map(_places_of, self._passing))
 
     def _renewed(self, seen: Seen, candidate_of: CandidateOf) -> bool:
         """Take in the few machines that have reported; False if more than their own rows would change."""
@@ -104,7 +99,6 @@ class Standings:
         self._own_list()
         for node_id, row in rows.items():
             place = self._places[node_id]
-            self.places_total += _places_of(row) - _places_of(self._passing[place])
             self._rows[node_id] = (seen.renewed[node_id], row)
             self._passing[place] = row
         self.source = seen.machines
@@ -123,10 +117,6 @@ class Standings:
         self._rows[node_id] = (machine, row)
         self._own_list()
         self._passing[self._places[node_id]] = row
-
-
-def _places_of(row: Standing) -> int:
-    return row.load.running_limit or PLACES_ENDLESS
 
 
 def _bounds(machine: Machine) -> tuple[int, int, bool]:

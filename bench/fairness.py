@@ -1,0 +1,261 @@
+"""A light user beside a flooding one: real agents on loopback with simulated engines of unequal speed, real HTTP.
+
+Every agent is a `covey up` of its own. The light user sends one chat at a time and is measured alone; then another key
+sends a thousand requests at once, in one round through a single gateway, in the next through all, while the light
+user goes on. Its time to the first token is the figure: the engines' own delays are in it (a step of the batch, the
+rest of one prompt of the flood), so it depends on the lengths of the prompts, which can be set.
+
+    make bench-fairness    or    python -m bench.fairness --flood 1000 --flood-prompt 250 --light-prompt 1000
+    Prints both users' times and last `ratio fairness_p99_ttft VALUE`: the light user's p99 beside the flood / alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import random
+import secrets
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support.polling import wait_until
+from tests.support.real_agents import whole
+
+from covey.cli.agent_client import AgentClient
+from covey.demo.agent_process import AgentProcess, call_covey
+from covey.demo.ports import choose
+from covey.errors import UserError
+
+MODEL = "shared"
+SPEEDS = (1.0, 0.5, 0.25)
+PREFILL_TOKENS_PER_S, DECODE_TOKENS_PER_S = 4000.0, 60.0
+HEAVY, LIGHT = "heavy", "light"
+TOKEN = "word"
+"""One token of the simulated engine, and about four bytes with its space, as gateways expect of English."""
+
+ANSWER_WITHIN_S = 600.0
+READY_WITHIN_S = 60.0
+WARM_UP = 24
+
+
+@dataclass
+class Seen:
+    """What one user's requests came to. Seconds; a failure counts as no sample, and is printed."""
+
+    first_s: list[float] = field(default_factory=list)
+    whole_s: list[float] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def line(self, name: str) -> str:
+        if not self.first_s:
+            return f"{name:34}{'-':>6}   {len(self.failures)} failed"
+        cells = "".join(f"{1000 * percentile(self.first_s, share):10.0f}" for share in (0.5, 0.9, 0.99, 1.0))
+        return f"{name:34}{len(self.first_s):6}{cells}{len(self.failures):8}"
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Nearest rank."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, max(0, -(-int(share * 1000) * len(ordered) // 1000) - 1))]
+
+
+class Pool:
+    """As many agents as speeds, each with a gateway that knows both keys."""
+
+    def __init__(self, speeds: Sequence[float]) -> None:
+        self.keys = {HEAVY: secrets.token_urlsafe(24), LIGHT: secrets.token_urlsafe(24)}
+        self._root = Path(tempfile.mkdtemp(prefix="covey-f-"))
+        secret = {"COVEY_KEYS": ",".join(f"{owner}={key}" for owner, key in self.keys.items())}
+        addresses = choose(tuple((0, 0, 0, 0) for _ in speeds))
+        self.agents = []
+        for number, (speed, where) in enumerate(zip(speeds, addresses, strict=True)):
+            peers = [word for other in addresses if other is not where for word in ("--peer", other.link)]
+            engine = ["--engine", "simulated", "--model", MODEL]
+            engine += ["--simulated-prefill-tokens-per-s", str(speed * PREFILL_TOKENS_PER_S)]
+            engine += ["--simulated-decode-tokens-per-s", str(speed * DECODE_TOKENS_PER_S)]
+            state_dir = self._root / f"m{number}"
+            state_dir.mkdir(mode=0o700)
+            self.agents.append(AgentProcess(f"m{number}", state_dir, where, (*engine, *peers), secret))
+
+    def start(self) -> None:
+        first, *others = self.agents
+        call_covey(first.state_dir, "init", "--name", "bench")
+        first.start()
+        first.wait_answering()
+        for agent in others:
+            call_covey(agent.state_dir, "join", str(call_covey(first.state_dir, "invite")["token"]))
+            agent.start()
+        for agent in others:
+            agent.wait_answering()
+        wait_until(self._agreed, "a whole pool", READY_WITHIN_S)
+
+    def _agreed(self) -> bool:
+        node_ids = [agent.node_id for agent in self.agents]
+        try:
+            pools = [AgentClient.local(agent.state_dir).get("/covey/v1/pool") for agent in self.agents]
+        except UserError:
+            return False
+        return all(whole(pool, node_ids) for pool in pools) and len({pool["leader_node_id"] for pool in pools}) == 1
+
+    def ports(self) -> list[int]:
+        return [int(agent.addresses.http.rpartition(":")[2]) for agent in self.agents]
+
+    def close(self) -> None:
+        for agent in self.agents:
+            agent.ask_to_stop()
+        for agent in self.agents:
+            agent.kill()
+        shutil.rmtree(self._root, ignore_errors=True)
+
+
+def prompt(tokens: int) -> str:
+    """Of so many words, no two prompts alike from the first one on: nothing of it is in any prefix cache."""
+    return " ".join([f"{random.getrandbits(64):016x}", *[TOKEN] * (tokens - 1)])
+
+
+async def ask(port: int, key: str, prompt_tokens: int, answer_tokens: int, stream: bool, seen: Seen) -> None:
+    """One chat over a connection of its own."""
+    asked = {"model": MODEL, "stream": stream, "max_tokens": answer_tokens}
+    body = json.dumps({**asked, "messages": [{"role": "user", "content": prompt(prompt_tokens)}]}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {key}\r\n"
+    begun_s = time.perf_counter()
+    try:
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(f"{head}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+            status = int((await reader.readline()).split()[1])
+            while b'"content":' not in (line := await reader.readline()) and line:
+                pass
+            first_s = time.perf_counter() - begun_s
+            await reader.read()
+            writer.close()
+    except (OSError, TimeoutError, IndexError, ValueError) as error:
+        seen.failures.append(type(error).__name__)
+        return
+    if status != 200 or not line:
+        seen.failures.append(str(status))
+        return
+    seen.first_s.append(first_s)
+    seen.whole_s.append(time.perf_counter() - begun_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What both users send. Lengths in tokens."""
+
+    flood: int
+    flood_prompt: int
+    flood_answer: int
+    flood_streams: bool
+    light_prompt: int
+    light_answer: int
+    light_pause_s: float
+    alone: int
+
+
+async def light(plan: Plan, pool: Pool, seen: Seen, until: asyncio.Event | None, count: int) -> None:
+    """One after the other at the last machine's gateway; `until` it is set, at most `count`."""
+    port, key = pool.ports()[-1], pool.keys[LIGHT]
+    for _ in range(count):
+        if until is not None and until.is_set():
+            return
+        await ask(port, key, plan.light_prompt, plan.light_answer, True, seen)
+        await asyncio.sleep(plan.light_pause_s * random.uniform(0.5, 1.5))
+
+
+async def flood(plan: Plan, pool: Pool, ports: Sequence[int], seen: Seen, over: asyncio.Event) -> None:
+    """All at once, through these gateways in turn."""
+    key = pool.keys[HEAVY]
+    asks = (
+        ask(ports[i % len(ports)], key, plan.flood_prompt, plan.flood_answer, plan.flood_streams, seen)
+        for i in range(plan.flood)
+    )
+    await asyncio.gather(*asks)
+    over.set()
+
+
+async def beside(plan: Plan, pool: Pool, ports: Sequence[int], name: str) -> Seen:
+    """One flood with the light user beside it; prints both."""
+    heavy, found, over = Seen(), Seen(), asyncio.Event()
+    begun_s = time.perf_counter()
+    await asyncio.gather(flood(plan, pool, ports, heavy, over), light(plan, pool, found, over, 100_000))
+    seconds = time.perf_counter() - begun_s
+    print(found.line(f"light beside {name}"))
+    print(heavy.line(f"  the flood ({seconds:.0f} s, to its end)"), flush=True)
+    return found
+
+
+async def measure(plan: Plan, pool: Pool) -> tuple[Seen, Seen]:
+    """(alone, beside)."""
+    warming = Seen()
+    asks = [
+        ask(pool.ports()[i % len(pool.agents)], pool.keys[LIGHT], plan.light_prompt, plan.light_answer, True, warming)
+        for i in range(WARM_UP)
+    ]
+    await asyncio.gather(*asks)
+    alone = Seen()
+    print(f"{'time to the first token, ms':34}{'n':>6}{'p50':>10}{'p90':>10}{'p99':>10}{'worst':>10}{'failed':>8}")
+    await light(plan, pool, alone, None, plan.alone // 2)
+    together = await beside(plan, pool, pool.ports()[:1], "1 gateway's flood")
+    await light(plan, pool, alone, None, plan.alone // 2)
+    again = await beside(plan, pool, pool.ports(), f"{len(pool.agents)} gateways' flood")
+    print(alone.line("light alone"))
+    for each in ("first_s", "whole_s", "failures"):
+        getattr(together, each).extend(getattr(again, each))
+    return alone, together
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--flood", type=int, default=1000, help="requests sent at once in each round")
+    parser.add_argument("--flood-prompt", type=int, default=250)
+    parser.add_argument("--flood-answer", type=int, default=100)
+    parser.add_argument("--flood-streams", action="store_true", help="the flood's answers are streams, too")
+    parser.add_argument("--light-prompt", type=int, default=1000)
+    parser.add_argument("--light-answer", type=int, default=16)
+    parser.add_argument("--light-pause-s", type=float, default=0.1, help="mean pause between the light user's requests")
+    parser.add_argument("--alone", type=int, default=120, help="requests of the light user alone")
+    parser.add_argument("--speeds", default=",".join(map(str, SPEEDS)), help="one machine each")
+    parser.add_argument("--seed", type=int, default=1)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    random.seed(args.seed)
+    plan = Plan(
+        args.flood, args.flood_prompt, args.flood_answer, args.flood_streams,
+        args.light_prompt, args.light_answer, args.light_pause_s, args.alone,
+    )  # fmt: skip
+    speeds = [float(word) for word in args.speeds.split(",")]
+    where = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, seed {args.seed}"
+    print(f"{len(speeds)} agents of speed {speeds} x {PREFILL_TOKENS_PER_S:.0f} prompt and {DECODE_TOKENS_PER_S:.0f}")
+    print(f"answer tokens/s, 64 places each, on {where}")
+    print(
+        f"flood: {plan.flood} x {plan.flood_prompt} + {plan.flood_answer} tokens; light: {plan.light_prompt} + ", end=""
+    )
+    print(f"{plan.light_answer} tokens, one at a time", flush=True)
+    pool = Pool(speeds)
+    try:
+        pool.start()
+        alone, together = asyncio.run(measure(plan, pool))
+    finally:
+        pool.close()
+    if alone.failures or together.failures:
+        print(f"failures alone {alone.failures} beside {together.failures}")
+        sys.exit(1)
+    print(f"ratio fairness_p50_ttft {statistics.median(together.first_s) / statistics.median(alone.first_s):.2f}")
+    print(f"ratio fairness_p99_ttft {percentile(together.first_s, 0.99) / percentile(alone.first_s, 0.99):.2f}")
+
+
+if __name__ == "__main__":
+    main()
