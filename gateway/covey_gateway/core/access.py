@@ -12,12 +12,12 @@ open to every user of the machine and to every program that can be talked into m
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from functools import lru_cache
 
 from covey_gateway.core.errors import forbidden, key_needed
 from covey_gateway.core.keys import KeyRing, bearer_key
 from covey_gateway.core.pages import Access
+from covey_mesh.core.frozen import frozen
 
 LOOPBACK_NAMES = frozenset({"localhost", "host.docker.internal", "host.containers.internal"})
 """Names that resolve to this machine by rule; the last two are the host's names inside containers."""
@@ -25,7 +25,7 @@ LOOPBACK_NAMES = frozenset({"localhost", "host.docker.internal", "host.container
 HOSTS_REMEMBERED = 256
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Caller:
     """What a request says of its sender. `local`: loopback peer or Unix socket; `unix` the latter alone."""
 

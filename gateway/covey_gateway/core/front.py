@@ -7,17 +7,17 @@ edge has one path only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from covey_mesh.core.exchange import Failure
+from covey_mesh.core.frozen import frozen
 from covey_mesh.core.names import NodeId
 
 DEADLINE_MS_MAX = 24 * 3600 * 1000
 """A later deadline is a client's mistake."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class IncomingRequest:
     """One client request. `body` is JSON as it came; `user` is the key's owner ("" on loopback).
 
@@ -32,7 +32,7 @@ class IncomingRequest:
     deadline_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AnswerHead:
     """Precedes the body. `node_id` is None where no machine was involved (a refusal), or several: `parts` says into
     how many the request was cut (0: not at all), and `node_name` has all names known by then."""

@@ -7,9 +7,9 @@ covey_gateway.core.errors.Code or a FailureCode's value: every label set is boun
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
+from covey_mesh.core.frozen import frozen
 from covey_mesh.core.names import NodeId
 
 CONTINUATIONS = ("resumed", "finished_here", "unsound", "too_long", "refused", "gave_up")
@@ -18,7 +18,7 @@ missing. unsound: continuing would not be right. too_long: more than what is kep
 engine took it for a mistake. gave_up: no machine was found in time."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RequestSummary:
     """One finished request. Tokens are the engine's own count where the answer carried a usage, else estimates.
 

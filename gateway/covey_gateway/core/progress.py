@@ -11,9 +11,8 @@ Not here: the clock, and what follows (request_serving.py, circuit.py).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from covey_mesh.core.facts import ModelLoad
+from covey_mesh.core.frozen import frozen
 from covey_mesh.core.names import NodeId
 from covey_scheduler.core.machine import clean_load
 
@@ -40,7 +39,7 @@ TOKENS_A_TOOL_CALL = 512
 CONTEXT_TOKENS_UNKNOWN = 32_768
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Work:
     """One attempt. `answer_tokens_most` 0: no bound but the context's. `silent_tokens`: see TOKENS_AN_EVENT."""
 
@@ -50,7 +49,7 @@ class Work:
     silent_tokens: int = TOKENS_AN_EVENT
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pace:
     """Seconds from opening to the first byte, and between bytes after it, at most."""
 

@@ -6,15 +6,14 @@ their attempt is not the current one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from covey_gateway.core.errors import GatewayError
 from covey_mesh.core.asking import Ask, AttemptReport, Decision
 from covey_mesh.core.exchange import Failure
+from covey_mesh.core.frozen import frozen
 from covey_mesh.core.names import NodeId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RequestFacts:
     """What stays the same over all attempts. Times are readings of the injected clock, in seconds.
 
@@ -39,7 +38,7 @@ class RequestFacts:
     longest_prompt_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ModelStanding:
     """What this machine's view says of the model: offered anywhere (`known`), and may it be served soon (`hopeful`).
 
@@ -55,21 +54,21 @@ class ModelStanding:
 # --- events ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Started:
     """The request was accepted; `leader` is the one that this machine granted, None without one."""
 
     leader: NodeId | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Assigned:
     attempt: int
     node_id: NodeId
     decision: Decision | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Queued:
     """`blind`: the leader found only machines that it does not reach, and this machine reaches one of them."""
 
@@ -78,7 +77,7 @@ class Queued:
     blind: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NoCandidate:
     """`retry_after_ms` 0 from a leader: none ever will. `blind`: see Queued. `in_line`: others of this gateway's
     requests come first; YourTurn follows."""
@@ -91,31 +90,31 @@ class NoCandidate:
     in_line: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class YourTurn:
     """First in this gateway's own line: try the machines now; also those that were full, where a place has freed."""
 
     place_freed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LeaderChanged:
     leader: NodeId | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LeaderUnreachable:
     """The ask could not be sent, or the link to the leader is gone, while it still holds the lease."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LinkedAgain:
     """There is a new link to a machine whose link was lost."""
 
     node_id: NodeId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UpstreamHead:
     attempt: int
     status: int
@@ -123,26 +122,26 @@ class UpstreamHead:
     retry_after_s: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UpstreamData:
     attempt: int
     chunk: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EngineFault:
     """`relay` met an engine's error event: see `RequestMachine.faulty`."""
 
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UpstreamEnd:
     attempt: int
     failure: Failure | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Counted:
     """What CountOn asked for; None where the engine cannot say."""
 
@@ -150,12 +149,12 @@ class Counted:
     tokens: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ClientGone:
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tick:
     """Time passed; due at the machine's `wake_at_s`, harmless at any other time."""
 
@@ -181,7 +180,7 @@ Event = (
 # --- effects --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SendAsk:
     """If it cannot be sent, feed LeaderUnreachable."""
 
@@ -189,14 +188,14 @@ class SendAsk:
     ask: Ask
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DecideAlone:
     """Choose from this machine's own view; feed Assigned or NoCandidate with the ask's attempt."""
 
     ask: Ask
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OpenOn:
     """`body` None: the client's own."""
 
@@ -205,7 +204,7 @@ class OpenOn:
     body: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CountOn:
     """Ask this machine's engine how many tokens `text` is; feed Counted. Another OpenOn follows."""
 
@@ -214,12 +213,12 @@ class CountOn:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CancelUpstream:
     """Abort the open attempt."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DeliverHead:
     status: int
     content_type: str
@@ -227,24 +226,24 @@ class DeliverHead:
     retry_after_s: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DeliverData:
     chunk: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DeliverEnd:
     failure: Failure | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Refuse:
     """The whole answer is this error."""
 
     error: GatewayError
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Report:
     """Tell `to` (None: whoever leads) what became of an attempt; lost reports do no harm."""
 
@@ -252,7 +251,7 @@ class Report:
     report: AttemptReport
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AttemptEnded:
     """For the record and the in-flight counts: the open attempt on `node_id` is over. `outcome`: "completed" or why."""
 
@@ -261,21 +260,21 @@ class AttemptEnded:
     outcome: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Retried:
     """For metrics: another attempt follows a failed one."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Continuing:
     """For metrics and log: a stream broke and another machine is sought to go on with it."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Resumed:
     """A broken stream goes on: its first new bytes, `pause_s` after it broke."""
 
@@ -283,7 +282,7 @@ class Resumed:
     pause_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ContinuationEnded:
     """A broken stream did not go on. `outcome` is one of covey_gateway.core.observer.CONTINUATIONS."""
 
@@ -291,7 +290,7 @@ class ContinuationEnded:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stalled:
     """The machine was silent for longer than its measured speeds explain."""
 
@@ -299,7 +298,7 @@ class Stalled:
     silent_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AskTimedOut:
     """The leader is slow: for metrics, and so that other requests do not wait for it either."""
 

@@ -9,12 +9,12 @@ send them.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 import msgspec
 
 from covey_gateway.core.errors import invalid_field, malformed_json
 from covey_gateway.core.paths import PathKind
+from covey_mesh.core.frozen import frozen
 
 BYTES_PER_TOKEN = 4.0
 """Bytes of English JSON text a token: the planning figure until a model's own is known (event_stream.TokenRatio)."""
@@ -60,7 +60,7 @@ class _Body(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Body)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RoutingFields:
     """`prompt` holds the raw JSON of tools, system text and messages/prompt/input, in the order a template uses.
 

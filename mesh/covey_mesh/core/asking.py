@@ -9,9 +9,10 @@ from __future__ import annotations
 import enum
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from covey_mesh.core.ballot import NO_BALLOT, Ballot
+from covey_mesh.core.frozen import frozen
 from covey_mesh.core.names import NodeId
 
 
@@ -25,7 +26,7 @@ class Outcome(enum.Enum):
     NO_CANDIDATE = "no_candidate"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ask:
     """Where should this attempt run? `excluded`: machines that refused or cannot be reached, with the reason.
 
@@ -57,7 +58,7 @@ class Ask:
         return self.longest_prompt_tokens or self.prompt_tokens
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CandidateVerdict:
     """Why one machine was or was not chosen: `rejected_because` is empty where it passed every filter."""
 
@@ -83,7 +84,7 @@ class Tallied(Sequence[CandidateVerdict]):
         """(machines that passed, machines that did not)."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Decision:
     """The record behind an answer, readable by `covey explain`. `decided_by` is "leader" or "gateway"; `turned_away`
     is one of TURNED_AWAY_* where some machine could have served the ask."""
@@ -116,7 +117,7 @@ class Decision:
         return f"{self.policy}: best of {passed}, {len(rejected)} rejected, by {self.decided_by}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """The leader's word on one attempt. QUEUED is followed by a second answer for the same attempt.
 
@@ -133,7 +134,7 @@ class Answer:
     user_ahead_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AttemptReport:
     """What became of an assigned attempt; `withdrawn` takes back one that is still queued.
 

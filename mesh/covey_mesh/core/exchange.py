@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
+from covey_mesh.core.frozen import frozen
 from covey_mesh.core.names import NodeId
 
 
@@ -35,7 +35,7 @@ class FailureCode(enum.Enum):
     STALLED = "stalled"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Failure:
     """An attempt's end that is not an answer. `message` is for people and says what to do next."""
 
@@ -44,7 +44,7 @@ class Failure:
     retry_after_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ForwardedRequest:
     """One attempt of one request. `body` is the client's own JSON, untouched."""
 

@@ -18,6 +18,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from covey_mesh.core.exchange import Failure, FailureCode
+from covey_mesh.core.frozen import frozen
 from covey_node.core.meter import Meter
 from covey_node.core.retry_after import retry_after_ms
 
@@ -38,7 +39,7 @@ RESERVED_TOKENS_FIRST = 512
 """What a request is taken to reserve before the first was seen."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bounds:
     """What one engine can take. `kv_tokens` 0: unknown (an embedding engine without a KV cache), not a bound."""
 
@@ -85,7 +86,7 @@ class Ticket:
         return prompt + max(0, self.expected_output_tokens - self.output_tokens)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Verdict:
     """The answer to one offer: a ticket (see its place) or a failure. `superseded` must be aborted and released."""
 

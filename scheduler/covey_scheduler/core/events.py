@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from covey_mesh.core.asking import Answer, Ask, AttemptReport
 from covey_mesh.core.ballot import Ballot
 from covey_mesh.core.facts import PoolView
+from covey_mesh.core.frozen import frozen
 from covey_mesh.core.names import NodeId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AskReceived:
     """Dropped while this machine does not lead: the gateway notices the missing acknowledgement."""
 
@@ -18,35 +17,35 @@ class AskReceived:
     ask: Ask
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reported:
     gateway: NodeId
     report: AttemptReport
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ViewChanged:
     view: PoolView
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GatewayLost:
     """The link to it is gone; it will ask again when it is back."""
 
     gateway: NodeId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BecameLeader:
     ballot: Ballot
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LostLeadership:
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tick:
     """Time has passed; due at Scheduler.wake_at_s."""
 
@@ -54,7 +53,7 @@ class Tick:
 Event = AskReceived | Reported | ViewChanged | GatewayLost | BecameLeader | LostLeadership | Tick
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reply:
     """Send this answer to that gateway."""
 
