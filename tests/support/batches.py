@@ -47,6 +47,7 @@ def view(running_limit: int = 4, model: str = "m", ready: bool = True) -> PoolVi
 class FakeActive:
     request_id: str = "req-1"
     cancelled: bool = False
+    sink: ClientSink | None = None
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -76,7 +77,7 @@ class FakeDoor:
     actives: list[FakeActive] = field(default_factory=list)
 
     def submit(self, request: IncomingRequest, sink: ClientSink) -> FakeActive:
-        active = FakeActive()
+        active = FakeActive(sink=sink)
         self.actives.append(active)
         self.requests.append(request)
         self.open_now += 1
@@ -129,6 +130,13 @@ class Machine:
     async def __aexit__(self, *_: object) -> None:
         await self.runner.stop(0.0)
         await self.library.close()
+
+    def finish(self, active: FakeActive) -> None:
+        """Answer one of the requests that the door left open."""
+        assert active.sink is not None
+        active.sink.head(AnswerHead(200, "application/json", "req-1"))
+        active.sink.data(b"{}")
+        active.sink.end(None)
 
     async def upload(self, content: bytes, user: str = "", purpose: str = "batch") -> str:
         async with await self.library.begin_upload(user) as upload:

@@ -74,6 +74,9 @@ async def test_a_bad_file_fails_before_anything_is_asked(tmp_path: Path) -> None
     async with Machine(tmp_path, door, QUICK) as machine:
         made = await machine.create(await machine.upload(line("a") + b"{\n" + line("a")))
         batch = await machine.ended(made.id)
+        database = machine.library._database
+        assert database is not None
+        assert await machine.library.thread.call(database.rows, "SELECT * FROM lines") == []
     assert batch.status is Status.FAILED
     assert [(e.code, e.line) for e in batch.errors] == [("invalid_json_line", 2), ("duplicate_custom_id", 3)]
     assert not door.requests
@@ -157,6 +160,46 @@ async def test_two_batches_of_one_model_share_the_window(tmp_path: Path) -> None
             await machine.reached(batch.id, lambda batch: batch.status is Status.IN_PROGRESS)
         await becomes(lambda: machine.runner.in_flight == machine.runner.window("m").size)
         assert machine.runner.in_flight == 23
+
+
+@pytest.mark.asyncio
+async def test_a_user_with_many_batches_has_no_more_of_the_window(tmp_path: Path) -> None:
+    door = FakeDoor(lambda request, _: None)
+    async with Machine(tmp_path, door, QUICK, running_limit=20) as machine:
+        for user in ("ann", "ann", "ann", "ben"):
+            made = await machine.create(await machine.upload(lines(200), user), user)
+            await machine.reached(made.id, lambda batch: batch.status is Status.IN_PROGRESS, user)
+        await becomes(lambda: machine.runner.in_flight >= 23)
+        # Those who came first have filled it: as their lines end, the shares become even.
+        for _ in range(40):
+            for active in [each for each in door.actives if not each.cancelled][:5]:
+                active.cancelled = True
+                machine.finish(active)
+            await asyncio.sleep(0.002)
+        await becomes(lambda: machine.runner.in_flight == 23)
+        share = Counter(job.batch.user for job in machine.runner._jobs.values() for _ in range(job.in_flight))
+        assert share["ben"] >= 11
+
+
+@pytest.mark.asyncio
+async def test_a_disk_that_cannot_be_read_for_a_moment_loses_no_line(tmp_path: Path) -> None:
+    async with Machine(tmp_path, FakeDoor(), QUICK) as machine:
+        span, left = machine.library.files.span, 3
+
+        def failing(file_id: str, place: int, length: int) -> bytes:
+            nonlocal left
+            left -= 1
+            if left >= 0:
+                raise sqlite3.OperationalError("disk I/O error")
+            return span(file_id, place, length)
+
+        file_id = await machine.upload(lines(20))
+        machine.library.files.span = failing  # type: ignore[method-assign]
+        batch = await machine.ended((await machine.create(file_id)).id)
+        output, errors = await machine.results(batch)
+        assert machine.runner.in_flight == 0
+    assert left < 0
+    assert custom_ids(output, errors) == Counter(f"id-{i}" for i in range(20))
 
 
 @pytest.mark.asyncio

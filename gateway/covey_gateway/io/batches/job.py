@@ -49,10 +49,8 @@ class JobOwner(Protocol):
     def room(self, job: Job) -> int:
         """Lines that this job may start now."""
 
-    def take_body(self, size: int) -> bool:
-        """Bounds the bodies of all lines in flight; True for a first one of any size."""
-
-    def line_started(self, model: str) -> None: ...
+    def line_started(self, model: str, body_bytes: int) -> bool:
+        """False where the bodies in flight leave no room for this one; the first one always has."""
 
     def line_ended(self, model: str, body_bytes: int, answered: bool, busy: bool) -> None:
         """A line is no longer in flight."""
@@ -245,24 +243,36 @@ class Job:
             line = self._next_line()
             if line is None:
                 break
-            if not self._owner.take_body(line.length):
+            if not self._owner.line_started(self.batch.model, line.length):
                 self._pending.appendleft(line)
                 break
             chosen.append(line)
         if not chosen:
             return False
         library, file_id = self._owner.library, self.batch.input_file_id
-        bodies = await library.call(_read_bodies, library, file_id, chosen)
+        bodies: list[bytes] = []
+        try:
+            bodies = await library.call(_read_bodies, library, file_id, chosen)
+        finally:
+            if not bodies or self._owner.stopping:
+                self._put_back(chosen)
+        if self._owner.stopping:
+            return False
         for line, body in zip(chosen, bodies, strict=True):
             self._start(line, body)
         return True
+
+    def _put_back(self, chosen: list[InputLine]) -> None:
+        """They were not asked after all."""
+        for line in reversed(chosen):
+            self._owner.line_ended(self.batch.model, line.length, False, False)
+            self._pending.appendleft(line)
 
     def _start(self, line: InputLine, body: bytes) -> None:
         owner = self._owner
         sink = LineSink(owner.answers, self._settings.answer_bytes_max, lambda answered: self._answered(line, answered))
         self._flying[line.number] = (sink, line.length)
         request = IncomingRequest(self.batch.endpoint, body, self.batch.user, PRIORITY_BATCH)
-        owner.line_started(self.batch.model)
         sink.active = owner.door.submit(request, sink)
 
     def _answered(self, line: InputLine, answered: Answered) -> None:

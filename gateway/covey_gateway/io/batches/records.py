@@ -71,6 +71,8 @@ class BatchStore:
         if after is not before:
             content = msgspec.json.encode(after)
             self._db.run("UPDATE batches SET record = ?, ended = ? WHERE id = ?", content, after.ended, batch_id)
+            if after.ended:
+                self._db.run("DELETE FROM lines WHERE batch_id = ?", batch_id)
         return after
 
     def forget_ended(self, before_s: int) -> int:
@@ -147,7 +149,6 @@ class BatchStore:
 
         with self._db.transaction():
             after = self._change(batch_id, change)
-            self._db.run("DELETE FROM lines WHERE batch_id = ?", batch_id)
         self._db.give_back()
         return after
 

@@ -1,7 +1,7 @@
 """Runs the batches of this machine: one task for each that has not ended, one that writes answers, one for upkeep.
 
-The windows of lines in flight (core/batches/window.py) are one for each model, shared evenly by its batches. Answers
-of one moment go to disk in one transaction. Not here: a batch's own steps (job.py).
+The windows of lines in flight (core/batches/window.py) are one for each model, shared evenly by its users, and by the
+batches of each. Answers of one moment go to disk in one transaction. Not here: a batch's own steps (job.py).
 """
 
 from __future__ import annotations
@@ -179,19 +179,19 @@ class BatchRunner:
             return 0
         model = job.batch.model
         size = self.window(model).size
-        rivals = sum(1 for other in self._jobs.values() if other.batch.model == model and _takes_part(other, job))
+        rivals = [other for other in self._jobs.values() if other.batch.model == model and _takes_part(other, job)]
+        users = {other.batch.user for other in rivals}
+        own = sum(1 for other in rivals if other.batch.user == job.batch.user)
         left_of_all = min(size - self._flying[model], self.settings.in_flight_max - self.in_flight)
-        return max(0, min(left_of_all, share(size, rivals) - job.in_flight))
+        return max(0, min(left_of_all, share(share(size, len(users)), own) - job.in_flight))
 
-    def take_body(self, size: int) -> bool:
-        if self._body_bytes and self._body_bytes + size > self.settings.in_flight_bytes_max:
+    def line_started(self, model: str, body_bytes: int) -> bool:
+        if self._body_bytes and self._body_bytes + body_bytes > self.settings.in_flight_bytes_max:
             return False
-        self._body_bytes += size
-        return True
-
-    def line_started(self, model: str) -> None:
+        self._body_bytes += body_bytes
         self._flying[model] += 1
         self._quiet.clear()
+        return True
 
     def line_ended(self, model: str, body_bytes: int, answered: bool, busy: bool) -> None:
         self._body_bytes -= body_bytes
