@@ -60,11 +60,11 @@ def measure(targets: Sequence[Target], rounds: int, seconds: float, say: Callabl
             for target, result in turn if number % 2 == 0 else reversed(turn):
                 if not result.why_not:
                     say(f"round {number + 1} of {rounds}, {load_name}: {target.name}")
-                    _measure_one(target, result, load_name, load, seconds, number)
+                    measure_one(target, result, load_name, load, seconds, number)
     return results
 
 
-def _measure_one(target: Target, result: Results, load_name: str, load: Load, seconds: float, seed: int) -> None:
+def measure_one(target: Target, result: Results, load_name: str, load: Load, seconds: float, seed: int) -> None:
     seconds *= SHARES_OF_TIME[load_name]
     counted = trees(target.pids, without=STAND_IN)
     try:
