@@ -24,13 +24,11 @@ from covey_mesh.core.ballot import NO_BALLOT, Ballot
 from covey_mesh.core.candidacy import Canvass, Leadership, Verdict
 from covey_mesh.core.election import Election
 from covey_mesh.core.election_state import ElectionState
-from covey_mesh.core.events import PeerUnlinked, Promise
-from covey_mesh.core.following import Following
+from covey_mesh.core.events import Promise
 from covey_mesh.core.grants import Grants, PendingGrant, Refusal
 from covey_mesh.core.hearing import Hearing
 from covey_mesh.core.leading import Leading
 from covey_mesh.core.liveness import LinkLiveness
-from covey_mesh.core.messages import LeaseReleased
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.timing import Timing
 from covey_mesh.core.transitions import Role
@@ -67,21 +65,11 @@ def _keeps_leading(self: Election, now_s: float) -> None:
 
 
 _grants_init = Grants.__init__
-_on_unlinked = Election._on_unlinked
 
 
 def _does_not_abstain(self: Grants, stored: Promise | None, started_at_s: float, timing: Timing) -> None:
     _grants_init(self, stored, started_at_s, timing)
     self.abstains_until_s = started_at_s
-
-
-def _released_by_anybody(self: Following, now_s: float, sender: NodeId, message: LeaseReleased) -> None:
-    self.end_grant_of(now_s, self._me.grants.live(now_s).node_id)
-
-
-def _unlinked_is_gone(self: Election, now_s: float, event: PeerUnlinked) -> None:
-    _on_unlinked(self, now_s, event)
-    self._following.end_grant_of(now_s, event.peer)
 
 
 def _grants_before_writing(self: Grants, now_s: float, ballot: Ballot, lease_s: float, round_: int) -> Any:
@@ -176,8 +164,6 @@ MUTANTS: dict[str, list[Patch]] = {
     "pre-vote that waits for nobody": [(Canvass, "verdict", lambda self, now_s, any_fresh_unanswered: Verdict.WON)],
     "rivals that ignore each other": [(Leading, "meet_rival", lambda self, now_s, sender, request: None)],
     "never above a promised ballot": [(Leading, "_rise_above", lambda self, now_s, promised: None)],
-    "lease released by anybody": [(Following, "on_released", _released_by_anybody)],
-    "lost link taken for a dead leader": [(Election, "_on_unlinked", _unlinked_is_gone)],
     "late ballot thrown away": [(ElectionState, "ballot_to_stand_with", ElectionState.next_ballot)],
     "claimed until it is written": [(PendingGrant, "claimed_until_s", property(lambda self: float("inf")))],
     "leader's word not heard": [(Hearing, "_take_word", lambda self, now_s, member: None)],
