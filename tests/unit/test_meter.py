@@ -234,3 +234,24 @@ def test_a_clock_set_back_makes_no_future() -> None:
 def test_a_record_that_was_never_written_is_refused(values: object) -> None:
     with pytest.raises(ValueError, match=r"no |out of bounds"):
         from_plain(values)
+
+
+def test_steps_beside_a_long_prompt_are_no_slower_machine() -> None:
+    meter, now_s = known()
+    stream = meter.started(100, True, now_s)
+    meter.tokens(stream, 1, now_s + 0.2)
+    now_s += 0.2
+    prompt = meter.started(100_000, True, now_s)
+    for _ in range(30):
+        now_s += 0.3  # each step computes a part of the prompt, too
+        meter.tokens(stream, 1, now_s)
+        meter.settle(now_s)
+    assert meter.factors == (1.0, 1.0)
+    assert meter.decode_tokens_per_s == pytest.approx(50.0, rel=0.05), "as known, without the prompt"
+    meter.tokens(prompt, 1, now_s)
+    meter.ended(prompt, now_s)
+    for _ in range(30):
+        now_s += 0.3
+        meter.tokens(stream, 1, now_s)
+        meter.settle(now_s)
+    assert meter.factors[1] > 10, "and without any prompt it is"

@@ -18,8 +18,12 @@ from covey_node.core.speed_record import DecodeMemory
 SLOT_S = 0.5
 OBSERVATIONS_A_CELL_MAX = 16
 BATCH_BITS_MAX = 9
-CONTEXT_LIMITS = (512, 2048, 8192)
+CONTEXT_LIMITS = (512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536)
 """Tokens of context a stream, on average: between cells of the table."""
+
+MIXED_SHARE_MAX = 0.1
+"""A sample of which prompts were computed beside for more than this part of its time is no certain one: it tells what
+clients see now, not how long a step takes."""
 
 SLOWDOWN_UNKNOWN = 0.07
 """Share by which each further stream lengthens a step where only one batch size was seen: the scheduler's default."""
@@ -29,6 +33,9 @@ RESTORED_TOKENS = 16.0
 
 COMPARED_AFTER = 3
 """Observations of a cell before a change can be told by it."""
+
+DOUBT_A_DOUBLING = 0.35
+"""Added to the deviation for each doubling between the batch seen and the one compared with."""
 
 
 @dataclass(slots=True)
@@ -40,6 +47,7 @@ class _Slot:
     seconds: float = 0.0
     batch: float = 0.0
     context: float = 0.0
+    prompts_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -61,8 +69,11 @@ class DecodeSpeed:
         self._slowdown_known = False
         self.change = Change()
 
-    def sample(self, tokens: int, seconds: float, batch: float, context: float, now_s: float) -> None:
-        """One stream got `tokens` in `seconds`, beside `batch` - 1 others, with so much context each."""
+    def sample(
+        self, tokens: int, seconds: float, batch: float, context: float, now_s: float, prompts_s: float = 0.0
+    ) -> None:
+        """One stream got `tokens` in `seconds`, beside `batch` - 1 others, with so much context each; during
+        `prompts_s` of it prompts were computed, too."""
         if not sound(tokens, seconds):
             return
         self.settle(now_s)
@@ -73,6 +84,7 @@ class DecodeSpeed:
         slot.seconds += seconds
         slot.batch += max(1.0, batch) * seconds
         slot.context += max(0.0, context) * seconds
+        slot.prompts_s += prompts_s
 
     def settle(self, now_s: float) -> None:
         """What was gathered becomes an observation, if it is time."""
@@ -129,8 +141,9 @@ class DecodeSpeed:
 
     def _observe(self, slot: _Slot, now_s: float) -> None:
         batch, context = slot.batch / slot.seconds, slot.context / slot.seconds
-        observation = Observation(slot.tokens, slot.seconds, now_s)
-        lasting = self._compare(observation, batch, context)
+        certain = slot.prompts_s <= MIXED_SHARE_MAX * slot.seconds
+        observation = Observation(slot.tokens, slot.seconds, now_s, certain)
+        lasting = self._compare(observation, batch, context) if certain else None
         if lasting is not None:
             for cell in self._cells.values():
                 cell.window.scaled(lasting)
@@ -138,13 +151,19 @@ class DecodeSpeed:
             self._keep(observation, batch, context)
 
     def _compare(self, observation: Observation, batch: float, context: float) -> float | None:
-        """Only with steps of much the same kind, in the same cell of the table."""
-        cell = self._cells.get(_key(batch, context))
-        estimate = None if cell is None else cell.window.estimate()
-        if cell is None or estimate is None or estimate.observations < COMPARED_AFTER:
+        """With steps of the same context and the nearest batch that is well known; the farther, the less is a sign."""
+        wanted, context_key = _key(batch, context)
+        known: list[tuple[int, _Cell, Estimate]] = []
+        for (bits, key), cell in self._cells.items():
+            estimate = cell.window.estimate()
+            if key == context_key and estimate is not None and _sure(estimate):
+                known.append((abs(bits - wanted), cell, estimate))
+        if not known:
             return None
+        distance, cell, estimate = min(known, key=lambda each: each[0])
         expected_s = self._scaled(estimate.pace, cell.batch, batch)
-        return self.change.observe(observation.pace / expected_s, estimate.spread, observation.at_s)
+        doubt = estimate.spread + DOUBT_A_DOUBLING * distance
+        return self.change.observe(observation.pace / expected_s, doubt, observation.at_s)
 
     def _keep(self, observation: Observation, batch: float, context: float) -> None:
         cell = self._cells.setdefault(_key(batch, context), _Cell(batch, context))
@@ -183,3 +202,7 @@ class DecodeSpeed:
 def _key(batch: float, context: float) -> tuple[int, int]:
     bits = min(BATCH_BITS_MAX, max(1, round(batch)).bit_length())
     return bits, sum(1 for limit in CONTEXT_LIMITS if context >= limit)
+
+
+def _sure(estimate: Estimate) -> bool:
+    return estimate.certain and estimate.observations >= COMPARED_AFTER

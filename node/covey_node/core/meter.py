@@ -45,7 +45,8 @@ LEARNED_AFTER = 8
 @dataclass(slots=True)
 class Metered:
     """One attempt's marks between samples; made by Meter.started. `prompt_work`: in tokens of a short prompt;
-    `told`: that is no guess; `area`: see Meter._stream_seconds, at the last mark."""
+    `told`: that is no guess; `area`, `prompts_s`: Meter._stream_seconds and _prompt_seconds at
+    the last mark."""
 
     prompt_work: int
     prompt_tokens: int
@@ -56,6 +57,8 @@ class Metered:
     output_tokens: int = 0
     tokens_since_mark: int = 0
     area: float = 0.0
+    prompts_s: float = 0.0
+    long: bool = False
     observation: Observation | None = None
 
 
@@ -87,6 +90,8 @@ class Meter:
         self._embeddings: _Embeddings | None = None
         self._decoding = 0
         self._area = self._area_s = 0.0
+        self._long_prompts = 0
+        self._prompts_s = self._prompts_from_s = 0.0
         self._counts = {CALIBRATED: 0, LEARNED: 0, STORED: 0}
         self.calibrating = False
 
@@ -167,12 +172,15 @@ class Meter:
         if not streamed:
             self._wholes += 1
             self._now_decoding(1, now_s)
-            metered.area = self._area
+            metered.area, metered.prompts_s = self._area, self._prompt_seconds(now_s)
             return metered
         if self._prefilling == 0:
             self._close_batch()
             self._prefill_from_s = now_s
         self._prefilling += 1
+        # A prompt that takes no longer than a step, as far as is known, does not slow the others' steps much.
+        metered.long = self._prefill.expected_s(max(1, metered.prompt_work)) >= self._decode.step_s(1)
+        self._now_long(metered.long, now_s)
         return metered
 
     def tokens(self, metered: Metered, count: int, now_s: float) -> None:
@@ -184,8 +192,8 @@ class Meter:
             metered.answering = True
             metered.mark_s = now_s
             self._now_decoding(1, now_s)
-            metered.area = self._area
             self._prefilled(metered, now_s)
+            metered.area, metered.prompts_s = self._area, self._prompt_seconds(now_s)
             return
         metered.tokens_since_mark += count
         if metered.tokens_since_mark >= DECODE_SAMPLE_TOKENS or now_s - metered.mark_s >= DECODE_SAMPLE_S:
@@ -214,7 +222,8 @@ class Meter:
         prefill = self.prefill_tokens_per_s
         decode_s = elapsed_s - (work / prefill if prefill else 0.0)
         batch = (self._stream_seconds(now_s) - metered.area) / elapsed_s if elapsed_s > 0 else 1.0
-        self._sample(output_tokens, decode_s, batch, prompt_tokens + output_tokens / 2, now_s)
+        prompts_s = self._prompt_seconds(now_s) - metered.prompts_s
+        self._sample(output_tokens, decode_s, batch, prompt_tokens + output_tokens / 2, now_s, prompts_s)
 
     def _embedded(self, work: int, began_s: float, now_s: float) -> None:
         """Embeddings side by side share the engine: each is given the time since the one before it ended, and those
@@ -238,6 +247,7 @@ class Meter:
         self._now_s = now_s
         if metered.streamed and not metered.answering:
             self._prefilling -= 1
+            self._now_long(-metered.long, now_s)
             return
         self._wholes -= not metered.streamed
         if not self._wholes:
@@ -299,6 +309,7 @@ class Meter:
         if now_s - self._batch_end_s >= PREFILL_BATCH_S:
             self._close_batch()
         self._prefilling -= 1
+        self._now_long(-metered.long, now_s)
         self._batch.append(metered)
         self._batch_end_s = now_s
         if self._prefilling == 0:
@@ -324,6 +335,15 @@ class Meter:
         """Seconds of all streams so far: divided by the time between two looks, the mean batch of that time."""
         return self._area + self._decoding * max(0.0, now_s - self._area_s)
 
+    def _prompt_seconds(self, now_s: float) -> float:
+        """Seconds so far in which at least one long prompt was being computed."""
+        return self._prompts_s + (max(0.0, now_s - self._prompts_from_s) if self._long_prompts else 0.0)
+
+    def _now_long(self, change: int, now_s: float) -> None:
+        if change:
+            self._prompts_s, self._prompts_from_s = self._prompt_seconds(now_s), now_s
+            self._long_prompts += change
+
     def _now_decoding(self, change: int, now_s: float) -> None:
         self._area, self._area_s = self._stream_seconds(now_s), now_s
         self._decoding += change
@@ -332,11 +352,14 @@ class Meter:
         context = metered.prompt_tokens + metered.output_tokens - metered.tokens_since_mark / 2
         seconds = now_s - metered.mark_s
         batch = (self._stream_seconds(now_s) - metered.area) / seconds if seconds > 0 else 1.0
-        self._sample(metered.tokens_since_mark, seconds, batch, context, now_s)
+        prompts_s = self._prompt_seconds(now_s)
+        self._sample(metered.tokens_since_mark, seconds, batch, context, now_s, prompts_s - metered.prompts_s)
         metered.tokens_since_mark = 0
-        metered.mark_s, metered.area = now_s, self._stream_seconds(now_s)
+        metered.mark_s, metered.area, metered.prompts_s = now_s, self._stream_seconds(now_s), prompts_s
 
-    def _sample(self, tokens: int, seconds: float, batch: float, context: float, now_s: float) -> None:
+    def _sample(
+        self, tokens: int, seconds: float, batch: float, context: float, now_s: float, prompts_s: float
+    ) -> None:
         self._counts[CALIBRATED if self.calibrating else LEARNED] += 1
         self._now_s = now_s
-        self._decode.sample(tokens, seconds, batch, context, now_s)
+        self._decode.sample(tokens, seconds, batch, context, now_s, prompts_s)

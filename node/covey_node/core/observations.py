@@ -68,6 +68,9 @@ class Window:
         return len(self._kept)
 
     def add(self, observation: Observation) -> None:
+        """A guess drives out no certain observations."""
+        if not observation.told and sum(o.told for o in self._kept) >= TOLD_ENOUGH:
+            return
         self._kept.append(observation)
         self._estimate = None
 
