@@ -102,6 +102,19 @@ EXPLAINED = {
 }  # fmt: skip
 
 
+CUT = {
+    **EXPLAINED, "request_id": "req-2", "decisions": [], "attempts": [], "part_of": "",
+    "parts": [
+        {"request_id": "req-2.0", "begin": 0, "end": 40, "node_id": ANNA, "status": 200, "error": "", "total_s": 1.25},
+        {"request_id": "req-2.1", "begin": 40, "end": 41, "node_id": "", "status": 0, "error": "", "total_s": None},
+    ],
+}  # fmt: skip
+PART = {
+    **EXPLAINED, "request_id": "req-2.0", "part_of": "req-2", "parts": [],
+    "attempts": [{"attempt": 1, "node_id": BEN, "outcome": "link_lost", "first_byte_s": None, "total_s": 0.5}],
+}  # fmt: skip
+
+
 class FakeAgent(http.server.BaseHTTPRequestHandler):
     """Answers as an agent would; keeps what was posted."""
 
@@ -109,6 +122,7 @@ class FakeAgent(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         pages = {"/covey/v1/pool": POOL, "/covey/v1/speeds": SPEEDS, "/covey/v1/explain/req-1": EXPLAINED}
+        pages |= {"/covey/v1/explain/req-2": CUT, "/covey/v1/explain/req-2.0": PART}
         found = pages.get(self.path)
         self._send(200 if found else 404, found or {"error": {"message": "nobody remembers that request"}})
 
@@ -270,6 +284,19 @@ def test_speeds_of_all_models_and_of_one(state_dir: Path) -> None:
     missing = run(state_dir, "speeds", "huge")
     assert missing.exit_code == 4
     assert "tiny" in missing.output
+
+
+@pytest.mark.usefixtures("agent")
+def test_explain_shows_the_parts_of_a_cut_request(state_dir: Path) -> None:
+    shown = run(state_dir, "explain", "req-2").output
+    lines = [line.split() for line in shown.splitlines() if "req-2." in line]
+    assert lines == [
+        ["req-2.0", "0", "to", "39", "anna", "200", "1.250", "s"],
+        ["req-2.1", "40", "-", "running", "-"],
+    ]
+    part = run(state_dir, "explain", "req-2.0").output
+    assert "a part of req-2" in part
+    assert "attempt 1 on ben: link_lost, first byte after -, 0.500 s in all" in part
 
 
 @pytest.mark.usefixtures("agent")

@@ -118,7 +118,7 @@ def explanation(found: Json, names: Mapping[str, str]) -> RenderableType:
         parts.append(
             Text(
                 f"attempt {attempt['attempt']} on {name}: {attempt['outcome']}, first byte after "
-                f"{attempt['first_byte_s']:.3f} s, {attempt['total_s']:.3f} s in all"
+                f"{_seconds(attempt['first_byte_s'])}, {_seconds(attempt['total_s'])} in all"
             )
         )
     return Group(*parts)
