@@ -24,6 +24,7 @@ from covey_node.core import simulated_openai as openai
 
 PROMPTS = 40
 OUTPUT_TOKENS_MAX = 24
+PRIORITIES = (None, 0, 1, 2)
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
 
@@ -284,7 +285,9 @@ class Clients:
         return request
 
     def _submit(self, request: Request) -> None:
-        incoming = IncomingRequest(request.asked.path, request.asked.body, user=f"user-{request.asked.prompt % 3}")
+        asked = request.asked
+        priority = PRIORITIES[asked.prompt % len(PRIORITIES)]
+        incoming = IncomingRequest(asked.path, asked.body, f"user-{asked.prompt % 3}", priority)
         request.active = request.runner.submit(incoming, request)
 
     def _pause(self, request: Request) -> None:

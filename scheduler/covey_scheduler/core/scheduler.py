@@ -198,7 +198,7 @@ class Scheduler:
         if known is not None and ask.attempt == known.attempt:
             queued, given = self._queues.get(key), known.answer
             if queued is not None:
-                return [self._queued(now_s, queued, self._rank(now_s, ask))]
+                return [self._queued(now_s, queued, self._rank(now_s, ask, room=self._room(now_s, ask)))]
             if given is not None and given.node_id not in ask.excluded:
                 return [Reply(gateway, given)]
         self._queues.remove(key)
