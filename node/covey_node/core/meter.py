@@ -26,6 +26,7 @@ from covey_mesh.core.model_size import length_factor
 from covey_mesh.core.speeds import CALIBRATED, LEARNED, STORED, ModelSpeeds
 from covey_node.core.decode_speed import DecodeSpeed
 from covey_node.core.observations import Observation, confidence
+from covey_node.core.occupancy import Occupancy, Presence
 from covey_node.core.prefill_speed import PrefillSpeed
 from covey_node.core.speed_record import LOADS_MAX, SpeedRecord
 
@@ -45,8 +46,8 @@ LEARNED_AFTER = 8
 @dataclass(slots=True)
 class Metered:
     """One attempt's marks between samples; made by Meter.started. `prompt_work`: in tokens of a short prompt;
-    `told`: that is no guess; `area`, `prompts_s`: Meter._stream_seconds and _prompt_seconds at
-    the last mark."""
+    `told`: that is no guess; `area`, `prompts_s`: seconds of all streams, and with a long
+    prompt, at the last mark."""
 
     prompt_work: int
     prompt_tokens: int
@@ -88,10 +89,8 @@ class Meter:
         self._batch_end_s = 0.0
         self._wholes = 0
         self._embeddings: _Embeddings | None = None
-        self._decoding = 0
-        self._area = self._area_s = 0.0
-        self._long_prompts = 0
-        self._prompts_s = self._prompts_from_s = 0.0
+        self._streams = Occupancy()
+        self._long_prompts = Presence()
         self._counts = {CALIBRATED: 0, LEARNED: 0, STORED: 0}
         self.calibrating = False
 
@@ -105,7 +104,7 @@ class Meter:
     @property
     def decode_tokens_per_s(self) -> float:
         """Of one stream, in the batch of this moment; 0 before the first sample."""
-        return self.stream_tokens_per_s(self._decoding)
+        return self.stream_tokens_per_s(self._streams.count)
 
     def stream_tokens_per_s(self, batch: int) -> float:
         """Of one of so many streams, now; 0 before the first sample."""
@@ -171,8 +170,8 @@ class Meter:
         metered = Metered(self._work(prompt_tokens, cached_tokens), prompt_tokens, streamed, now_s, told)
         if not streamed:
             self._wholes += 1
-            self._now_decoding(1, now_s)
-            metered.area, metered.prompts_s = self._area, self._prompt_seconds(now_s)
+            self._streams.change(1, now_s)
+            metered.area, metered.prompts_s = self._streams.seconds(now_s), self._long_prompts.seconds(now_s)
             return metered
         if self._prefilling == 0:
             self._close_batch()
@@ -180,7 +179,7 @@ class Meter:
         self._prefilling += 1
         # A prompt that takes no longer than a step, as far as is known, does not slow the others' steps much.
         metered.long = self._prefill.expected_s(max(1, metered.prompt_work)) >= self._decode.step_s(1)
-        self._now_long(metered.long, now_s)
+        self._long_prompts.change(metered.long, now_s)
         return metered
 
     def tokens(self, metered: Metered, count: int, now_s: float) -> None:
@@ -191,9 +190,9 @@ class Meter:
         if not metered.answering:
             metered.answering = True
             metered.mark_s = now_s
-            self._now_decoding(1, now_s)
+            self._streams.change(1, now_s)
             self._prefilled(metered, now_s)
-            metered.area, metered.prompts_s = self._area, self._prompt_seconds(now_s)
+            metered.area, metered.prompts_s = self._streams.seconds(now_s), self._long_prompts.seconds(now_s)
             return
         metered.tokens_since_mark += count
         if metered.tokens_since_mark >= DECODE_SAMPLE_TOKENS or now_s - metered.mark_s >= DECODE_SAMPLE_S:
@@ -221,8 +220,8 @@ class Meter:
             return
         prefill = self.prefill_tokens_per_s
         decode_s = elapsed_s - (work / prefill if prefill else 0.0)
-        batch = (self._stream_seconds(now_s) - metered.area) / elapsed_s if elapsed_s > 0 else 1.0
-        prompts_s = self._prompt_seconds(now_s) - metered.prompts_s
+        batch = (self._streams.seconds(now_s) - metered.area) / elapsed_s if elapsed_s > 0 else 1.0
+        prompts_s = self._long_prompts.seconds(now_s) - metered.prompts_s
         self._sample(output_tokens, decode_s, batch, prompt_tokens + output_tokens / 2, now_s, prompts_s)
 
     def _embedded(self, work: int, began_s: float, now_s: float) -> None:
@@ -247,14 +246,14 @@ class Meter:
         self._now_s = now_s
         if metered.streamed and not metered.answering:
             self._prefilling -= 1
-            self._now_long(-metered.long, now_s)
+            self._long_prompts.change(-metered.long, now_s)
             return
         self._wholes -= not metered.streamed
         if not self._wholes:
             self._observe_embeddings()
         if metered.tokens_since_mark > 0:
             self._sample_decode(metered, now_s)
-        self._now_decoding(-1, now_s)
+        self._streams.change(-1, now_s)
 
     def next_batch(self, now_s: float) -> None:
         """A calibration goes on with another number of streams."""
@@ -309,7 +308,7 @@ class Meter:
         if now_s - self._batch_end_s >= PREFILL_BATCH_S:
             self._close_batch()
         self._prefilling -= 1
-        self._now_long(-metered.long, now_s)
+        self._long_prompts.change(-metered.long, now_s)
         self._batch.append(metered)
         self._batch_end_s = now_s
         if self._prefilling == 0:
@@ -328,34 +327,17 @@ class Meter:
 
     def _observe_prefill(self, work: int, seconds: float, now_s: float, told: bool) -> Observation | None:
         self._counts[CALIBRATED if self.calibrating else LEARNED] += 1
-        step_s = self._decode.step_s(self._decoding) if self._decoding else 0.0
+        step_s = self._decode.step_s(self._streams.count) if self._streams.count else 0.0
         return self._prefill.observe(work, seconds, now_s, step_s=step_s, told=told)
-
-    def _stream_seconds(self, now_s: float) -> float:
-        """Seconds of all streams so far: divided by the time between two looks, the mean batch of that time."""
-        return self._area + self._decoding * max(0.0, now_s - self._area_s)
-
-    def _prompt_seconds(self, now_s: float) -> float:
-        """Seconds so far in which at least one long prompt was being computed."""
-        return self._prompts_s + (max(0.0, now_s - self._prompts_from_s) if self._long_prompts else 0.0)
-
-    def _now_long(self, change: int, now_s: float) -> None:
-        if change:
-            self._prompts_s, self._prompts_from_s = self._prompt_seconds(now_s), now_s
-            self._long_prompts += change
-
-    def _now_decoding(self, change: int, now_s: float) -> None:
-        self._area, self._area_s = self._stream_seconds(now_s), now_s
-        self._decoding += change
 
     def _sample_decode(self, metered: Metered, now_s: float) -> None:
         context = metered.prompt_tokens + metered.output_tokens - metered.tokens_since_mark / 2
         seconds = now_s - metered.mark_s
-        batch = (self._stream_seconds(now_s) - metered.area) / seconds if seconds > 0 else 1.0
-        prompts_s = self._prompt_seconds(now_s)
+        batch = (self._streams.seconds(now_s) - metered.area) / seconds if seconds > 0 else 1.0
+        prompts_s = self._long_prompts.seconds(now_s)
         self._sample(metered.tokens_since_mark, seconds, batch, context, now_s, prompts_s - metered.prompts_s)
         metered.tokens_since_mark = 0
-        metered.mark_s, metered.area, metered.prompts_s = now_s, self._stream_seconds(now_s), prompts_s
+        metered.mark_s, metered.area, metered.prompts_s = now_s, self._streams.seconds(now_s), prompts_s
 
     def _sample(
         self, tokens: int, seconds: float, batch: float, context: float, now_s: float, prompts_s: float
