@@ -29,6 +29,7 @@ from covey.reach import ip_addresses, listen_ip, reachable
 from covey.security import key_ring
 from covey.setting import split_address
 from covey_gateway.core.batches.settings import DAY_S, BatchSettings
+from covey_gateway.core.keys import KeyRing
 from covey_gateway.core.settings import HttpSettings, RequestSettings
 from covey_gateway.core.sharing import CLASSES
 from covey_gateway.io.batches.door import BatchDoor
@@ -177,18 +178,18 @@ class Agent:
             best_classes={owner: CLASSES[word] for owner, word in self._configuration.key_priorities.items()},
         )  # fmt: skip
         self._status = PoolStatus(mesh, identity.pool_id, identity.pool_name, self._runner, queue_lengths)
-        self._make_batches()
+        keys = key_ring(self._configuration.keys)
+        self._make_batches(keys)
         pages = StandardPages(mesh.view, self._metrics.exposition, int(time.time()))
         routes = pages.routes().merged(AdminRoutes(self._status, self).routes()).merged(self._doctor.routes())
         routes = routes.merged(BatchPages(self._batch_door).routes())
-        keys = key_ring(self._configuration.keys)
         self._http = HttpServer(self._runner, keys, routes, self._http_settings(), self._metrics, boottime_s)
         configuration = self._configuration
         open_here = is_loopback(configuration.grpc) and not configuration.key_on_loopback
         owner_of = None if open_here else keys.user_of
         self._grpc = GrpcDoor(configuration.grpc, self._runner, self._status, owner_of, self._batch_door)
 
-    def _make_batches(self) -> None:
+    def _make_batches(self, keys: KeyRing) -> None:
         configuration, identity, mesh = self._configuration, self._identity, self._mesh
         settings = BatchSettings(
             storage_bytes_max=configuration.batch_storage_bytes,
@@ -199,7 +200,7 @@ class Agent:
         self._library = BatchLibrary(folder, identity.node_id, settings, time.time)
         self._batch_runner = BatchRunner(self._library, self._runner, mesh.view)
         self._batch_door = BatchDoor(self._library, self._batch_runner, mesh, configuration.name)
-        self._batch_peers = PeerPort(self._batch_door.handle_here, self._node.open)
+        self._batch_peers = PeerPort(self._batch_door.handle_peer, keys.user_of, self._node.open)
         mesh.serve_requests(self._batch_peers.open)
         self._metrics.registry.register(BatchCollector(self._batch_runner))
 

@@ -30,6 +30,16 @@ SETTINGS = BatchSettings(retry_first_s=0.001, full_retry_s=0.01)
 BODY_MAX = 64 * 2**20
 
 
+def shown_by(user: str) -> dict[str, str]:
+    """What a client of that name sends."""
+    return {"authorization": f"Bearer key-of-{user}"} if user else {}
+
+
+def user_of(key: str) -> str | None:
+    """The keys that both machines know."""
+    return key.removeprefix("key-of-") if key in ("key-of-ann", "key-of-ben") else None
+
+
 class PairMesh:
     """The part of Mesh that the door uses, between two machines of one process."""
 
@@ -65,7 +75,7 @@ class House:
         self.door = BatchDoor(self.library, self.runner, self.mesh, f"host-{node_id[0]}")  # type: ignore[arg-type]
         self.pages = BatchPages(self.door)
         self.node_asked: list[ForwardedRequest] = []
-        self.port = PeerPort(self.door.handle_here, self._node)
+        self.port = PeerPort(self.door.handle_peer, user_of, self._node)
 
     def _node(self, request: ForwardedRequest, sink: ResponseSink) -> Upstream:
         self.node_asked.append(request)
@@ -74,14 +84,19 @@ class House:
     async def ask(self, method: str, target: str, body: Any = None, user: str = "") -> Any:
         path, _, query = target.partition("?")
         content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
-        response = await self.door.handle(PlainRequest(method, path, "", query, {}, content, user))
+        return await self.answer_of(PlainRequest(method, path, "", query, shown_by(user), content, user))
+
+    async def answer_of(self, request: PlainRequest) -> Any:
+        response = await self.door.handle(request)
         answer = json.loads(await whole_body(response, BODY_MAX))
         if response.status != 200:
             raise Refused(response.status, answer["error"]["code"])
         return answer
 
     async def content(self, file_id: str, user: str = "") -> bytes:
-        response = await self.door.handle(PlainRequest("GET", f"{FILES}/{file_id}/content", user=user))
+        response = await self.door.handle(
+            PlainRequest("GET", f"{FILES}/{file_id}/content", "", "", shown_by(user), b"", user)
+        )
         assert response.status == 200
         return await whole_body(response, BODY_MAX)
 
@@ -169,6 +184,31 @@ async def test_users_are_the_same_on_every_machine(tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_machine_can_ask_for_nobody_whose_key_it_does_not_have(tmp_path: Path) -> None:
+    async with houses(tmp_path) as (a, b):
+        of_ann, without_key = await a.upload(b"x", "ann"), await a.upload(b"x")
+        for key, path, status in (
+            ("", f"{FILES}/{of_ann}", 404),
+            ("ann", f"{FILES}/{of_ann}", 403),
+            ("key-of-carl", f"{FILES}/{of_ann}", 403),
+            ("key-of-ben", f"{FILES}/{of_ann}", 404),
+            ("key-of-ann", f"{FILES}/{of_ann}", 200),
+            ("", FILES, 200),
+            ("", f"{FILES}/{without_key}", 200),
+        ):
+            sink = Collector()
+            question = json.dumps({"method": "GET", "path": path, "query": "", "key": key, "body": ""}).encode()
+            a.port.open(ForwardedRequest("r", 1, "", PEER_PATH, question, True, 0, 0), sink)
+            await sink.ended.wait()
+            assert sink.status == status
+            if path == FILES:
+                assert json.loads(sink.body) == {"data": []}, "ids are all that protects what has no key"
+        unknown = PlainRequest("GET", f"{FILES}/{of_ann}", "", "", shown_by("carl"), b"", "carl")
+        with pytest.raises(Refused, match="forbidden"):
+            await b.answer_of(unknown)
+
+
+@pytest.mark.asyncio
 async def test_lists_are_of_both_machines_in_pages(tmp_path: Path) -> None:
     async with houses(tmp_path) as (a, b):
         made = {await house.upload(b"x", "ann") for _ in range(4) for house in (a, b)}
@@ -250,11 +290,15 @@ class Collector:
 
     def __init__(self) -> None:
         self.ended = asyncio.Event()
+        self.status = 0
+        self.body = b""
         self.failure: Failure | None = None
 
-    def head(self, status: int, content_type: str, retry_after_s: int = 0) -> None: ...
+    def head(self, status: int, content_type: str, retry_after_s: int = 0) -> None:
+        self.status = status
 
-    def data(self, chunk: bytes) -> None: ...
+    def data(self, chunk: bytes) -> None:
+        self.body += chunk
 
     def end(self, failure: Failure | None) -> None:
         self.failure = failure

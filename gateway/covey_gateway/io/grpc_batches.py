@@ -14,6 +14,7 @@ from covey_gateway.core.errors import GatewayError, invalid_field
 from covey_gateway.core.pages import PlainRequest, PlainResponse
 from covey_gateway.io.batches.door import BATCHES, FILES, LAST_SEQUENCE, BatchDoor, whole_body
 from covey_gateway.io.grpc_call import error_message, status_code
+from covey_gateway.io.grpc_gate import bearer
 from covey_gateway.io.grpc_inference import Authenticate, Context
 from covey_mesh.wire.v1 import batches_pb2 as wire
 from covey_mesh.wire.v1 import batches_pb2_grpc
@@ -118,7 +119,9 @@ class BatchesService(batches_pb2_grpc.BatchesServicer):
         user = await self._authenticate(context)
         given = urlencode({name: value for name, value in (query or {}).items() if value != ""})
         try:
-            response = await self._door.handle(PlainRequest(method, path, "", given, {}, body, user))
+            key = bearer(context.invocation_metadata())
+            headers = {"authorization": f"Bearer {key}"} if key else {}
+            response = await self._door.handle(PlainRequest(method, path, "", given, headers, body, user))
             if response.status == 200:
                 return response
             content = await whole_body(response, ANSWER_BYTES_MAX)

@@ -67,6 +67,8 @@ class Database:
     def __init__(self, path: Path, pages_max: int = 0) -> None:
         self._path = path
         try:
+            # Its contents are what people wrote: for this user alone from the first byte, as are the files beside it.
+            path.touch(mode=0o600)
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._prepare(pages_max)
         except (sqlite3.DatabaseError, OSError) as error:

@@ -1,8 +1,8 @@
 """Asking another machine of the pool about files and batches that it keeps, over the links' request exchange.
 
 One path of its own, PEER_PATH, carries the question as JSON; the answer is an HTTP answer like any other, with the
-links' flow control, so that a large file passes through without being held. Machines of the pool are trusted to say
-for whom they ask: links are mutual TLS. Not here: what is answered (door.py).
+links' flow control, so that a large file passes through without being held. The client's own key travels along and is
+checked here: a machine can ask for nobody whose key it has not been shown. Not here: what is answered (door.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from covey_gateway.core.errors import JSON, Code, GatewayError, internal, unavailable
+from covey_gateway.core.errors import JSON, Code, GatewayError, forbidden, internal, unavailable
+from covey_gateway.core.keys import bearer_key
 from covey_gateway.core.pages import PlainRequest, PlainResponse
 from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, OpenRequest, ResponseSink, Upstream
 from covey_mesh.core.names import NodeId
@@ -32,13 +33,15 @@ QUESTIONS_MAX = 256
 """Of other machines, answered here at once."""
 
 Handle = Callable[[PlainRequest], Awaitable[PlainResponse]]
+UserOf = Callable[[str], str | None]
+"""The owner of an API key, None for an unknown one."""
 
 
 class _Question(msgspec.Struct):
     method: str
     path: str
     query: str
-    user: str
+    key: str
     body: bytes
 
 
@@ -56,7 +59,9 @@ class PeerHead:
 
 async def ask_peer(mesh: Mesh, node_id: NodeId, name: str, request: PlainRequest) -> PlainResponse:
     """The owner's answer, passed on as it comes. Raises GatewayError 503 where the owner cannot be reached."""
-    question = _Question(request.method, request.path, request.query, request.user, request.body)
+    # Whoever came without a known key (on loopback) is nobody elsewhere, too.
+    key = bearer_key(request.headers.get("authorization", ""), request.headers.get("x-api-key", ""))
+    question = _Question(request.method, request.path, request.query, key if request.user else "", request.body)
     asked = PeerAnswer(mesh, node_id, msgspec.json.encode(question))
     try:
         head = await asked.opened()
@@ -149,8 +154,9 @@ class PeerAnswer:
 class PeerPort:
     """Takes peers' questions out of what they open here, and leaves the rest to the node."""
 
-    def __init__(self, handle: Handle, others: OpenRequest) -> None:
+    def __init__(self, handle: Handle, user_of: UserOf, others: OpenRequest) -> None:
         self._handle = handle
+        self._user_of = user_of
         self._others = others
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -179,8 +185,9 @@ class PeerPort:
         except (msgspec.DecodeError, RecursionError):
             answering.end(Failure(FailureCode.INTERNAL, "the question is not understood; update covey everywhere"))
             return
-        request = PlainRequest(asked.method, asked.path, "", asked.query, {}, asked.body, asked.user)
         try:
+            user = self._user(asked.key)
+            request = PlainRequest(asked.method, asked.path, "", asked.query, {}, asked.body, user)
             response = await self._handle(request)
             await answering.send(response)
         except GatewayError as error:
@@ -188,6 +195,13 @@ class PeerPort:
         except Exception:
             logger.exception("bug in the answer to a peer's question")
             answering.whole(PlainResponse(500, JSON, internal().body()))
+
+    def _user(self, key: str) -> str:
+        """Raises GatewayError 403."""
+        user = self._user_of(key) if key else ""
+        if user is None:
+            raise forbidden("The machine that keeps this does not know your key. Add the key to its settings, too.")
+        return user
 
 
 class _Answering:
