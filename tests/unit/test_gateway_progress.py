@@ -23,6 +23,10 @@ def load(prefill: float = 2048.0, decode: float = 100.0, queued: int = 0, runnin
     )  # fmt: skip
 
 
+def embedder(prefill: float = 2048.0, queued_prompts: int = 0) -> ModelLoad:
+    return replace(load(prefill, 0.0, queued_prompts), task=Task.EMBED, queued_prompt_tokens=queued_prompts)
+
+
 @pytest.mark.parametrize(
     ("reported", "work", "first_s", "gap_s"),
     [
@@ -38,6 +42,10 @@ def load(prefill: float = 2048.0, decode: float = 100.0, queued: int = 0, runnin
         (load(), Work(1000, 0, False), 2 + 4 * (1000 / 2048 + 40.96), 2 + 4 * 0.16),
         # a tool call may be held back until it is whole
         (load(), Work(1000, 0, True, TOKENS_A_TOOL_CALL), 2 + 4 * (1000 / 2048), 2 + 4 * 5.12),
+        # an embedding has no answer to write: its own inputs, and those of others before it
+        (embedder(), Work(10_000, 0, False), 2 + 4 * (10_000 / 2048), 2 + 4 * 1),
+        (embedder(queued_prompts=4096), Work(2048, 0, False), 2 + 4 * 3, 2 + 4 * 1),
+        (embedder(prefill=0), Work(100, 0, False), 2 + 4 * 0.5, 2 + 4 * 10.24),
         # nothing measured yet: what the slowest useful machine would need
         (load(prefill=0, decode=0), STREAM, 2 + 4 * 5, 2 + 4 * 8),
         (None, STREAM, 2 + 4 * (5 + 10.24), 2 + 4 * (8 + 10.24)),

@@ -11,7 +11,7 @@ Not here: the clock, and what follows (request_serving.py, circuit.py).
 
 from __future__ import annotations
 
-from covey_mesh.core.facts import ModelLoad
+from covey_mesh.core.facts import ModelLoad, Task
 from covey_mesh.core.frozen import frozen
 from covey_mesh.core.names import NodeId
 from covey_scheduler.core.machine import clean_load
@@ -87,6 +87,8 @@ def pace_of_clean(load: ModelLoad | None, work: Work) -> Pace:
     """`pace_of` for a report that was made safe before."""
     prefill = (load.prefill_tokens_per_s if load else 0.0) or SLOWEST_PREFILL_TOKENS_PER_S
     decode = (load.decode_tokens_per_s if load else 0.0) or SLOWEST_DECODE_TOKENS_PER_S
+    if load is not None and load.task is Task.EMBED:
+        return _embedding_pace(prefill, load.queued_prompt_tokens, work)
     step_s = min(STEP_PROMPT_TOKENS, load.queued_tokens if load else STEP_PROMPT_TOKENS) / prefill
     ahead_s = load.queued_tokens / (decode * max(1, load.running_requests)) if load else 0.0
     expected_s = work.prompt_tokens / prefill + step_s + ahead_s
@@ -95,3 +97,9 @@ def pace_of_clean(load: ModelLoad | None, work: Work) -> Pace:
         expected_s += (work.answer_tokens_most or context) / decode
     gap_s = work.silent_tokens / decode + step_s
     return Pace(FLOOR_S + FACTOR * expected_s, FLOOR_S + FACTOR * gap_s)
+
+
+def _embedding_pace(prefill_tokens_per_s: float, queued_prompt_tokens: int, work: Work) -> Pace:
+    """All its work is prompts, those of others first; its answer comes whole."""
+    expected_s = (work.prompt_tokens + queued_prompt_tokens) / prefill_tokens_per_s
+    return Pace(FLOOR_S + FACTOR * expected_s, FLOOR_S + FACTOR * STEP_PROMPT_TOKENS / prefill_tokens_per_s)

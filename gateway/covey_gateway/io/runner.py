@@ -270,12 +270,14 @@ class RequestRunner:
         if output is None:
             output = self._settings.default_max_output_tokens * fields.choices
         embeds = ENGINE_PATHS[request.path] is PathKind.EMBEDDING
+        ratio = self._ratio.of(model)
         return ev.RequestFacts(
             request_id=request_id,
             path=request.path,
             model=model,
             streaming=fields.streaming,
-            prompt_tokens=fields.prompt_tokens(self._ratio.of(model), limit),
+            prompt_tokens=fields.prompt_tokens(ratio, 0),
+            longest_prompt_tokens=fields.prompt_tokens(ratio, limit) if fields.batch else 0,
             max_output_tokens=output,
             arrived_s=now_s,
             prefix_hashes=() if embeds else prefix_hashes(fields.prompt),
