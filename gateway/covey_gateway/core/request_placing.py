@@ -168,7 +168,7 @@ class Placing(RequestState):
         if not closed or self.decision is None:
             return 0.0
         offering = [v.node_id for v in self.decision.candidates if v.rejected_because != NOT_OFFERED]
-        if not all(node_id in closed for node_id in offering):
+        if not offering or not all(node_id in closed for node_id in offering):
             return 0.0
         return self._around.reopens_s(now_s, self.facts.model)
 
