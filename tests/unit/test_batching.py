@@ -7,7 +7,15 @@ import random
 import pytest
 
 from covey_mesh.core.limits import DATA_CHUNK_BYTES_MAX
-from covey_mesh.io.batching import BATCH_TARGET_BYTES, FLUSH_INTERVAL_S, Lane, Outbox, flush_delay_s
+from covey_mesh.io.batching import (
+    BATCH_TARGET_BYTES,
+    BUSY_FLUSH_INTERVAL_S,
+    BUSY_STREAMS,
+    FLUSH_INTERVAL_S,
+    Lane,
+    Outbox,
+    flush_delay_s,
+)
 from covey_mesh.wire.v1.link_pb2 import Heartbeat, Item, ResponseData, ResponseEnd, ResponseHead
 
 
@@ -81,6 +89,13 @@ def test_started_is_known_once_something_was_taken() -> None:
     assert not one.started
     outbox.take()
     assert one.started
+
+
+def test_a_busy_link_waits_for_a_whole_step_of_the_engine() -> None:
+    assert flush_delay_s(10.0, 10.0, False, 1, BUSY_STREAMS - 1) == pytest.approx(FLUSH_INTERVAL_S)
+    assert flush_delay_s(10.0, 10.0, False, 1, BUSY_STREAMS) == pytest.approx(BUSY_FLUSH_INTERVAL_S)
+    assert flush_delay_s(10.0, 10.0, True, 1, BUSY_STREAMS) == 0.0
+    assert flush_delay_s(10.0, 10.0, False, BATCH_TARGET_BYTES, BUSY_STREAMS) == 0.0
 
 
 @pytest.mark.parametrize(

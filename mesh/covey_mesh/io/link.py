@@ -1,7 +1,8 @@
 """One established link: a reader and a writer over one bidirectional gRPC stream, whichever side opened it.
 
 Writing: what is queued within one turn of the loop leaves as one batch; urgent items at once, others at most
-FLUSH_INTERVAL_S after the batch before; whatever is queued while a write is under way leaves together after it.
+FLUSH_INTERVAL_S after the batch before (BUSY_FLUSH_INTERVAL_S on a busy link); whatever is queued while a write is under
+way leaves together after it.
 Not here: how the connection came about (dialing.py, accepting.py) and what single streams mean (opened.py, served.py).
 """
 
@@ -241,8 +242,8 @@ class GrpcLink:
             self._waiter.set_result(None)
 
     def _due_in_s(self) -> float:
-        now_s = self._loop.time()
-        return flush_delay_s(now_s, self._last_flush_s, self._outbox.urgent, self._outbox.waiting_bytes)
+        outbox, streams = self._outbox, len(self._opened) + len(self._served)
+        return flush_delay_s(self._loop.time(), self._last_flush_s, outbox.urgent, outbox.waiting_bytes, streams)
 
     async def _write(self) -> None:
         try:
