@@ -1,8 +1,8 @@
 """One established link: a reader and a writer over one bidirectional gRPC stream, whichever side opened it.
 
 Writing: what is queued within one turn of the loop leaves as one batch; urgent items at once, others at most
-FLUSH_INTERVAL_S (on a busy link BUSY_FLUSH_INTERVAL_S) after the batch before; whatever is queued while a write is under
-way leaves together after it.
+FLUSH_INTERVAL_S (on a busy link BUSY_FLUSH_INTERVAL_S) after the batch before; whatever is queued while a write is
+under way leaves together after it.
 Not here: how the connection came about (dialing.py, accepting.py) and what single streams mean (opened.py, served.py).
 """
 
