@@ -12,9 +12,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+from tests.support.polling import wait_until
 from tests.support.real_agents import SHARED_MODEL, AgentPool
 
 from covey.cli.agent_client import AgentClient
@@ -92,8 +94,33 @@ def use_everything(agent: AgentProcess) -> list[str]:
     return [request_id for _, request_id in asked if request_id]
 
 
-def test_no_prompt_answer_key_or_token_is_written_down_or_told(pool: AgentPool) -> None:
+def use_batches(agent: AgentProcess, other: AgentProcess, folder: Path) -> None:
+    """A batch with good and bad lines, asked for at its machine and at the other."""
+    path = folder / "lines.jsonl"
+    for bad in (b"", b'{"custom_id": "markermark"}\n'):
+        line = b'{"custom_id": "marker1", "method": "POST", "url": "/v1/chat/completions", "body": %b}\n'
+        path.write_bytes(
+            line % chat(SHARED_MODEL) + line.replace(b"marker1", b"marker2") % chat(SHARED_MODEL, n=-1) + bad
+        )
+        file = agent.client.send_file("/v1/files", {"purpose": "batch"}, path, lambda _: None)
+        wish = {"input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "1h"}
+        made = agent.client.post("/v1/batches", {**wish, "metadata": {"x": PROMPT}})
+        ended = wait_until(
+            lambda made=made: _ended(other, made["id"]), "the batch has ended, as the other machine sees it"
+        )
+        assert (ended["status"], ended["request_counts"]["failed"]) == (("failed", 0) if bad else ("completed", 1))
+        other.client.save(f"/v1/files/{file['id']}/content", folder / "again.jsonl")
+        assert (folder / "again.jsonl").read_bytes() == path.read_bytes()
+
+
+def _ended(agent: AgentProcess, batch_id: str) -> Any:
+    found = agent.client.get(f"/v1/batches/{batch_id}")
+    return found if found["status"] in ("completed", "failed") else None
+
+
+def test_no_prompt_answer_key_or_token_is_written_down_or_told(pool: AgentPool, tmp_path: Path) -> None:
     anna, ben = pool.agents.values()
+    use_batches(anna, ben, tmp_path)
     token = str(call_covey(anna.state_dir, "invite")["token"])
     with contextlib.suppress(DemoFailed):
         call_covey(ben.state_dir, "join", token)
