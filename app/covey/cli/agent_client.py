@@ -106,17 +106,25 @@ class AgentClient:
             part = target.with_name(f"{target.name}.part")
             try:
                 with part.open("wb") as file:
-                    while piece := response.read(PIECE_BYTES):
+                    while piece := self._piece(response):
                         file.write(piece)
                     size = file.tell()
-                if response.length:
-                    raise self._unreachable(http.client.IncompleteRead(b""))
                 part.replace(target)
-            except http.client.HTTPException as error:
-                raise self._unreachable(error) from None
+            except OSError as error:
+                raise UserError(f"cannot write {target}: {error.strerror}", "choose another place") from None
             finally:
                 part.unlink(missing_ok=True)
         return size
+
+    def _piece(self, response: http.client.HTTPResponse) -> bytes:
+        """Empty at the end of the whole answer; raises UserError where it broke off before."""
+        try:
+            piece = response.read(PIECE_BYTES)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from None
+        if not piece and response.length:
+            raise UserError(f"what {self.where} sent broke off", "ask again")
+        return piece
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
         connection, response = self._send(method, path, body, timeout_s)
