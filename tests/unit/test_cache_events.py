@@ -144,3 +144,13 @@ async def test_over_a_real_socket_in_any_order_of_starting() -> None:
 def test_without_pyzmq_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_events.importlib.util, "find_spec", lambda name: None)
     assert not available()
+
+
+def test_prompts_are_told_from_answers() -> None:
+    contents = taken(
+        message(0, stored(1)),  # a prompt's beginning
+        message(1, stored(2, parent_block_hash=1)),  # an answer fills a block
+        message(2, stored(3, 4, parent_block_hash=2)),  # a prompt goes on
+        message(3, stored(3, 4, parent_block_hash=2)),  # again: cached
+    )
+    assert (contents.prompt_tokens, contents.held_tokens) == (48, 64)

@@ -255,3 +255,39 @@ def test_steps_beside_a_long_prompt_are_no_slower_machine() -> None:
         meter.tokens(stream, 1, now_s)
         meter.settle(now_s)
     assert meter.factors[1] > 10, "and without any prompt it is"
+
+
+def test_what_the_engine_stored_is_a_better_guess() -> None:
+    meter, now_s, stored = Meter(), 0.0, 0
+    for _ in range(20):
+        stream = meter.started(1000, True, now_s, told=False)
+        meter.engine_computed(stored)
+        stored += 100  # the rest was cached
+        meter.tokens(stream, 1, now_s + 0.1)
+        meter.engine_computed(stored)
+        meter.ended(stream, now_s + 0.1)
+        now_s += 1.0
+    assert meter.prefill_tokens_per_s == pytest.approx(1000.0)
+    told = meter.started(1000, True, now_s, told=False)
+    meter.tokens(told, 1, now_s + 0.1)
+    meter.told(told, 1000, 950)
+    meter.engine_computed(stored + 100_000)
+    assert meter.prefill_tokens_per_s == pytest.approx(1000.0, rel=0.05), "one that was told is no guess"
+
+
+def test_a_long_prompt_is_stored_piece_by_piece() -> None:
+    meter = Meter()
+    stream = meter.started(4000, True, 0.0, told=False)
+    for second in (1, 2, 3):
+        meter.engine_computed(1000 * second)
+    meter.tokens(stream, 1, 4.0)
+    meter.engine_computed(4000)
+    assert meter.prefill_tokens_per_s == pytest.approx(1000.0)
+
+
+def test_a_prompt_of_which_nothing_was_stored_is_no_observation() -> None:
+    meter = Meter()
+    stream = meter.started(1000, True, 0.0, told=False)
+    meter.tokens(stream, 1, 0.01)
+    meter.engine_computed(0)
+    assert meter.prefill_tokens_per_s == 0.0

@@ -15,12 +15,14 @@ BLOCKS_MAX = 262_144
 
 
 class CacheContents:
-    """`held_tokens` now; `evicted_tokens` since the engine started, what was cleared included. Both 0 and `known` False
-    once an event was missed: nobody can tell any more, and other signs of evictions have to do."""
+    """`held_tokens` now; `evicted_tokens` since the engine started, what was cleared included; `prompt_tokens`: those
+    of prompts that were computed and stored since then. All 0 and `known` False once an event was missed: nobody can
+    tell any more, and other signs have to do."""
 
     def __init__(self) -> None:
         self.known = True
         self.evicted_tokens = 0
+        self.prompt_tokens = 0
         self._block_tokens: dict[Hashable, int] = {}
         self._held_tokens = 0
 
@@ -28,14 +30,19 @@ class CacheContents:
     def held_tokens(self) -> int:
         return self._held_tokens
 
-    def stored(self, hashes: Iterable[Hashable], block_tokens: int) -> None:
-        """Blocks of so many tokens each; one that is there already counts once."""
+    def stored(self, hashes: Iterable[Hashable], block_tokens: int, begins: bool = False) -> None:
+        """Blocks of so many tokens each; one that is there already counts once. `begins`: nothing stands before them.
+
+        An answer fills its blocks one at a time: several at once, or a beginning, are a prompt's.
+        """
         if not self.known or block_tokens <= 0:
             return
-        for each in hashes:
-            if each not in self._block_tokens:
-                self._block_tokens[each] = block_tokens
-                self._held_tokens += block_tokens
+        new = [each for each in hashes if each not in self._block_tokens]
+        self._block_tokens.update(dict.fromkeys(new, block_tokens))
+        tokens = block_tokens * len(set(new))
+        self._held_tokens += tokens
+        if begins or len(new) > 1:
+            self.prompt_tokens += tokens
         if len(self._block_tokens) > BLOCKS_MAX:
             self.lost()
 
@@ -55,5 +62,5 @@ class CacheContents:
     def lost(self) -> None:
         """An event was missed."""
         self.known = False
-        self.evicted_tokens = self._held_tokens = 0
+        self.evicted_tokens = self._held_tokens = self.prompt_tokens = 0
         self._block_tokens.clear()

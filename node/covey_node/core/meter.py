@@ -39,6 +39,9 @@ DECODE_SAMPLE_S = 0.5
 PREFILL_BATCH_S = 0.005
 """First tokens closer together than this came out of one engine step."""
 
+GUESSES_MAX = 256
+"""Prompts whose cached part may still be told by what the engine has stored."""
+
 LEARNED_AFTER = 8
 """Observations from traffic after which a speed is called learned, whatever it began with."""
 
@@ -87,6 +90,8 @@ class Meter:
         self._prefill_from_s = 0.0
         self._batch: list[Metered] = []
         self._batch_end_s = 0.0
+        self._guesses: deque[Metered] = deque(maxlen=GUESSES_MAX)
+        self._computed_tokens = 0
         self._wholes = 0
         self._embeddings: _Embeddings | None = None
         self._streams = Occupancy()
@@ -206,6 +211,23 @@ class Meter:
         if observation is not None:
             self._prefill.correct(observation, observation.work + work - before)
 
+    def engine_computed(self, prompt_tokens: int) -> None:
+        """All prompt tokens that the engine has computed and stored since it started, where it tells: of the prompts
+        begun to be answered since the last call, the rest was cached. A better guess, each has the same share."""
+        new = prompt_tokens - self._computed_tokens
+        guesses = [each for each in self._guesses if not each.told]
+        if not guesses and self._prefilling:
+            return  # what was stored is of prompts that are not complete
+        self._computed_tokens = prompt_tokens
+        self._guesses.clear()
+        asked = sum(each.prompt_tokens for each in guesses)
+        share = min(1.0, max(0, new) / asked) if asked else 0.0
+        for each in guesses:
+            work, before = self._work(each.prompt_tokens, round(each.prompt_tokens * (1.0 - share))), each.prompt_work
+            each.prompt_work = work
+            if each.observation is not None:
+                self._prefill.correct(each.observation, each.observation.work + work - before, told=False)
+
     def answered_whole(
         self, metered: Metered, prompt_tokens: int, output_tokens: int, now_s: float, cached_tokens: int = 0
     ) -> None:
@@ -324,6 +346,8 @@ class Meter:
         observation = self._observe_prefill(work, seconds, self._batch_end_s, told)
         for each in batch:
             each.observation = observation
+            if observation is not None and not each.told:
+                self._guesses.append(each)
 
     def _observe_prefill(self, work: int, seconds: float, now_s: float, told: bool) -> Observation | None:
         self._counts[CALIBRATED if self.calibrating else LEARNED] += 1

@@ -65,10 +65,10 @@ class PrefillSpeed:
         self._whole = None
         return observation
 
-    def correct(self, observation: Observation, work: float) -> None:
-        """Its prompt turned out to be this much work: the engine had the rest cached."""
+    def correct(self, observation: Observation, work: float, told: bool = True) -> None:
+        """Its prompt turned out to be this much work: the rest was cached. `told` False: as a better guess."""
         self._length(observation.work).remove(observation)
-        observation.work, observation.told = max(0.0, work), True
+        observation.work, observation.told = max(0.0, work), told
         if sound(observation.work, observation.seconds):
             self._length(observation.work).add(observation)
         self._whole = None

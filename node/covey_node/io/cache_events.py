@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 class _Stored(msgspec.Struct, tag="BlockStored"):
     block_hashes: list[int | bytes]
     block_size: int
+    parent_block_hash: int | bytes | None = None
     group_idx: int | None = None
 
 
@@ -148,6 +149,6 @@ def apply(contents: CacheContents, event: _Stored | _Removed | _Cleared) -> None
     elif event.group_idx not in FIRST_GROUP:
         return
     elif isinstance(event, _Stored):
-        contents.stored(event.block_hashes, event.block_size)
+        contents.stored(event.block_hashes, event.block_size, begins=event.parent_block_hash is None)
     else:
         contents.removed(event.block_hashes)

@@ -269,6 +269,8 @@ class ServedModel:
         speeds = self._measured.report(self._clock(), self._unix_clock())
         engine = self.supervisor.engine
         cache = engine.cache if isinstance(engine, VllmEngine) else None
+        if cache is not None and cache.known:
+            self._meter.engine_computed(cache.prompt_tokens)
         return ModelLoad(
             model=self.spec.name,
             state=self.supervisor.state,
