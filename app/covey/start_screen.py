@@ -17,7 +17,12 @@ from covey_mesh.core.facts import EngineState, ModelLoad
 DETAIL_EVERY_S = 5.0
 """A loading model's progress is repeated at most this often."""
 
-_COLOUR = {EngineState.READY: "green", EngineState.FAILED: "red", EngineState.BACKING_OFF: "red"}
+_COLOUR = {
+    EngineState.READY: "green",
+    EngineState.WEDGED: "red",
+    EngineState.FAILED: "red",
+    EngineState.BACKING_OFF: "red",
+}
 
 
 class StartScreen:

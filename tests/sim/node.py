@@ -48,6 +48,19 @@ class SimSupervisor:
             self.ready_since_s = float("inf")
             self._process.call_soon(self._down, pause_s)
 
+    def silent(self, detail: str) -> None:
+        self.state, self.detail = EngineState.WEDGED, detail
+        self._changed()
+
+    def answered(self) -> None:
+        self.state, self.detail = EngineState.READY, ""
+        self._changed()
+
+    def condemn(self, cause: str) -> None:
+        if self.state is EngineState.WEDGED:
+            self.state = EngineState.READY
+            self.crash(1.0)
+
     def _down(self, pause_s: float) -> None:
         self.state, self.engine, self.info = EngineState.BACKING_OFF, None, None
         self.ready_since_s = float("inf")

@@ -54,6 +54,7 @@ def test_filter(check: str, request_fields: dict[str, Any], machine: Any, expect
         (EngineState.READY, True, True),
         (EngineState.STARTING, True, False),
         (EngineState.BACKING_OFF, True, False),
+        (EngineState.WEDGED, True, False),
         (EngineState.STOPPED, False, False),
         (EngineState.STOPPING, False, False),
         (EngineState.FAILED, False, False),

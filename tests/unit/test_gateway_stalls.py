@@ -13,6 +13,7 @@ from tests.support.streams import CHAT, fields, read, undisturbed
 from covey_gateway.core.circuit import PAUSE_FIRST_S
 from covey_gateway.core.progress import Work, pace_of
 from covey_mesh.core.asking import Outcome
+from covey_mesh.core.exchange import Failure, FailureCode
 from covey_mesh.core.facts import Member
 from covey_mesh.core.names import NodeId
 
@@ -63,6 +64,26 @@ def test_a_stream_that_stops_midway_is_continued_elsewhere(after: int) -> None:
     told = read(client)
     assert (told.text, told.error) == (undisturbed(CHAT).text, None)
     assert told.flag == {"continued": 1, "machines": ["host-b", "host-c"]}
+
+
+@pytest.mark.parametrize("after", [None, 3])
+def test_a_machine_that_says_its_engine_is_silent_counts_as_stalled(after: int | None) -> None:
+    """The node saw it first: the request goes elsewhere at once, and two of them open the circuit."""
+    pool = fast_pool()
+    clients = []
+    for _ in range(2):
+        client, _ = pool.submit(**fields(CHAT))
+        clients.append(client)
+        first = SimulatedAttempt(pool.mesh.assign(B))
+        if after is not None:
+            first.role()
+            first.tokens(after)
+        first.attempt.sink.end(Failure(FailureCode.STALLED, "nothing came from it for 3.1 s"))
+        SimulatedAttempt(pool.mesh.assign(C)).finish()
+    assert [read(client).text for client in clients] == [undisturbed(CHAT).text] * 2
+    assert [e for e in pool.observer.events if e.startswith("stalled")] == ["stalled m b", "stalled m b opened"]
+    pool.submit(**fields(CHAT))
+    assert "its answers stalled" in pool.mesh.asks[-1].excluded[B]
 
 
 def test_slow_but_moving_streams_and_paused_readers_are_left_alone() -> None:

@@ -13,7 +13,14 @@ from rich.text import Text
 
 Json = Mapping[str, Any]
 
-_STATE_STYLE = {"ready": "green", "starting": "yellow", "stopping": "yellow", "backing_off": "red", "failed": "red"}
+_STATE_STYLE = {
+    "ready": "green",
+    "starting": "yellow",
+    "stopping": "yellow",
+    "wedged": "red",
+    "backing_off": "red",
+    "failed": "red",
+}
 
 
 def pool_table(pool: Json) -> RenderableType:

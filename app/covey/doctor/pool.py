@@ -54,7 +54,7 @@ def _check_member(
     findings = [
         fail(f"model {model['model']}", f"on {name}: {model['detail']}", "mend the cause, then restart that agent")
         for model in load.get("models", [])
-        if model["state"] in ("failed", "backing_off")
+        if model["state"] in ("failed", "backing_off", "wedged")
     ]
     if facts["node_id"] != own and not member["reachable"] and not explained:
         findings.append(_unreachable(name, member, why.get(facts["node_id"])))

@@ -7,7 +7,9 @@ from covey_mesh.core.asking import Decision
 from covey_mesh.core.facts import EngineState, PoolView
 from covey_scheduler.core.filters import UNREACHABLE
 
-COMING = frozenset({EngineState.READY, EngineState.STARTING, EngineState.BACKING_OFF, EngineState.STOPPING})
+COMING = frozenset(
+    {EngineState.READY, EngineState.STARTING, EngineState.WEDGED, EngineState.BACKING_OFF, EngineState.STOPPING}
+)
 """States that a short wait may turn into service, here or by another machine's report."""
 
 

@@ -292,7 +292,7 @@ class ContinuationEnded:
 
 @frozen
 class Stalled:
-    """The machine was silent for longer than its measured speeds explain."""
+    """The machine was silent for longer than its measured speeds explain. `silent_s` 0: it said so itself."""
 
     node_id: NodeId
     silent_s: float

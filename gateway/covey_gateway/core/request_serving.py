@@ -73,7 +73,7 @@ class Serving(Continuing):
         held = self._held
         assert held is not None
         if event.failure is not None:
-            return self._attempt_failed(now_s, event.failure)
+            return [*self._told_silent(event.failure), *self._attempt_failed(now_s, event.failure)]
         if not held.status:
             return self._attempt_failed(now_s, Failure(FailureCode.INTERNAL, "the attempt ended without an answer"))
         if held.is_machine_error:
@@ -152,7 +152,7 @@ class Serving(Continuing):
 
     def _ended(self, now_s: float, event: ev.UpstreamEnd) -> list[ev.Effect]:
         if event.failure is not None:
-            return self._interrupted(now_s, event.failure)
+            return [*self._told_silent(event.failure), *self._interrupted(now_s, event.failure)]
         if self._aligner is None:
             return self._complete()
         rest = self._aligner.flush()
@@ -186,6 +186,11 @@ class Serving(Continuing):
         self._idle_ticks = 0 if moved else self._idle_ticks + 1
         self._enter(Phase.RELAYING, now_s + self._pace.gap_s / LOOKS_A_GAP)
         return self._idle_ticks >= LOOKS_A_GAP
+
+    def _told_silent(self, failure: Failure) -> list[ev.Effect]:
+        """Its own machine found that nothing comes from the engine: counts like our finding."""
+        assert self.node_id is not None
+        return [ev.Stalled(self.node_id, 0.0)] if failure.code is FailureCode.STALLED else []
 
     def _stalled(self, now_s: float, limit_s: float) -> list[ev.Effect]:
         assert self.node_id is not None

@@ -20,6 +20,7 @@ class EngineState(enum.Enum):
     STOPPED = "stopped"
     STARTING = "starting"
     READY = "ready"
+    WEDGED = "wedged"
     BACKING_OFF = "backing-off"
     STOPPING = "stopping"
     FAILED = "failed"

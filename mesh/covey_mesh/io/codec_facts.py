@@ -30,6 +30,7 @@ _STATE_TO_WIRE = {
     EngineState.BACKING_OFF: wire.ENGINE_STATE_BACKING_OFF,
     EngineState.STOPPING: wire.ENGINE_STATE_STOPPING,
     EngineState.FAILED: wire.ENGINE_STATE_FAILED,
+    EngineState.WEDGED: wire.ENGINE_STATE_WEDGED,
 }
 _STATE_FROM_WIRE = {number: state for state, number in _STATE_TO_WIRE.items()}
 _TASKS = {task.value: task for task in Task}

@@ -24,6 +24,7 @@ class Event(enum.Enum):
 
     START = "start"
     ANSWERED = "answered"
+    SILENT = "silent"
     ENDED = "ended"
     BACKOFF_OVER = "backoff over"
     GIVE_UP = "give up"
@@ -39,6 +40,11 @@ TRANSITIONS: dict[tuple[EngineState, Event], EngineState] = {
     (S.STARTING, E.ENDED): S.BACKING_OFF,
     (S.STARTING, E.GIVE_UP): S.FAILED,
     (S.STARTING, E.STOP): S.STOPPING,
+    (S.READY, E.SILENT): S.WEDGED,
+    (S.WEDGED, E.ANSWERED): S.READY,
+    (S.WEDGED, E.ENDED): S.BACKING_OFF,
+    (S.WEDGED, E.GIVE_UP): S.FAILED,
+    (S.WEDGED, E.STOP): S.STOPPING,
     (S.READY, E.ENDED): S.BACKING_OFF,
     (S.READY, E.GIVE_UP): S.FAILED,
     (S.READY, E.STOP): S.STOPPING,
@@ -84,14 +90,14 @@ class Lifecycle:
             raise IllegalTransition(f"{event.value!r} while {self.state.value}")
         if event is Event.BACKOFF_OVER:
             self.restarts += 1
-        if event is Event.START:
+        if event is Event.START or (event is Event.SILENT and self._healthy(now_s)):
             self.crashes_in_row = 0
         self.state = following
         self.since_s = now_s
 
     def ended(self, now_s: float, *, hopeless: bool = False) -> Retry:
         """The engine ended by itself; `hopeless` when a further start cannot go better (a wrong model path)."""
-        if self.state is EngineState.READY and now_s - self.since_s >= HEALTHY_AFTER_S:
+        if self._healthy(now_s):
             self.crashes_in_row = 0
         self.crashes_in_row += 1
         if hopeless or self.crashes_in_row >= CRASHES_MAX:
@@ -99,3 +105,6 @@ class Lifecycle:
             return Retry(None)
         self.step(Event.ENDED, now_s)
         return Retry(backoff_s(self.crashes_in_row))
+
+    def _healthy(self, now_s: float) -> bool:
+        return self.state is EngineState.READY and now_s - self.since_s >= HEALTHY_AFTER_S

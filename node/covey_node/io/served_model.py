@@ -15,11 +15,20 @@ from covey_mesh.core.facts import EngineState, ModelLoad, Task
 from covey_mesh.core.model_size import attention_per_token
 from covey_node.core.admission import WAITING_S_MAX, Admission, Bounds, Place, Ticket
 from covey_node.core.engine import Engine, EngineInfo
+from covey_node.core.engine_progress import (
+    ANSWERED_AFTER_EVENTS,
+    CONTEXT_TOKENS_UNKNOWN,
+    FACTOR,
+    TOKENS_A_TOOL_CALL,
+    TOKENS_AN_EVENT,
+    OpenAttempt,
+)
 from covey_node.core.measured import Measured
 from covey_node.core.meter import Meter, Metered
 from covey_node.core.settings import ModelSpec
 from covey_node.core.speed_record import SpeedRecord
 from covey_node.io.calibrating import Calibrator
+from covey_node.io.engine_watch import REFUSED_FOR_MS, EngineWatch
 from covey_node.io.supervisor import Supervisor
 from covey_node.io.vllm import VllmEngine
 
@@ -38,6 +47,12 @@ HANDED_BACK_WITHIN_S = 1.0
 
 EXPIRED_RETRY_AFTER_MS = 1000
 ASKS_FOR_USAGE = b'"include_usage"'
+HOLDING_BACK = (b'"tools"', b'"functions"', b'"stream_interval"', b'"response_format"')
+"""Fields of a stream with which an engine may write many tokens before it sends an event."""
+
+BESIDE_THE_ENGINE = frozenset({"/tokenize", "/detokenize", "/v1/messages/count_tokens"})
+"""Answered by its HTTP server alone: no sign that the engine lives."""
+
 _CACHED_TOKENS = re.compile(rb'"cached_tokens":\s*(\d{1,9})')
 _PROMPT_TOKENS = re.compile(rb'"prompt_tokens":\s*(\d{1,9})')
 _COMPLETION_TOKENS = re.compile(rb'"completion_tokens":\s*(\d{1,9})')
@@ -67,6 +82,7 @@ class Attempt:
 
     def __init__(self, served: ServedModel, request: ForwardedRequest, sink: ResponseSink, ticket: Ticket) -> None:
         self._served = served
+        self._progress = served.watch.progress
         self._sink: ResponseSink | None = sink
         self._upstream: Upstream | None = None
         self._metered: Metered | None = None
@@ -76,6 +92,7 @@ class Attempt:
         self._untold_tokens = 0
         self._told_every = 1
         self._tells = request.streaming and ASKS_FOR_USAGE in request.body
+        self._holds_back = request.streaming and any(field in request.body for field in HOLDING_BACK)
         self._status = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._last_word: asyncio.Handle | None = None
@@ -91,6 +108,20 @@ class Attempt:
         self._upstream = engine.open(self.request, self)
         if self._paused:
             self._upstream.pause()
+
+    def open_work(self, now_s: float, embeds: bool, context_tokens: int) -> OpenAttempt:
+        """As the engine's silence is judged by. An answer that comes as a whole does not show when its prompt was
+        computed; it is taken to be, FACTOR times as late as expected."""
+        request, ticket, metered = self.request, self.ticket, self._metered
+        if request.streaming:
+            answered = ticket.output_tokens >= ANSWERED_AFTER_EVENTS
+            silent_tokens = TOKENS_A_TOOL_CALL if self._holds_back else TOKENS_AN_EVENT
+        else:
+            due_s = ticket.prompt_due_s
+            began_s = now_s if metered is None else metered.mark_s
+            answered = not embeds and due_s is not None and now_s - began_s > FACTOR * (due_s - began_s)
+            silent_tokens = 0 if embeds else request.max_output_tokens or context_tokens or CONTEXT_TOKENS_UNKNOWN
+        return OpenAttempt(0 if answered else request.prompt_tokens, silent_tokens, self._paused)
 
     def fail(self, failure: Failure) -> None:
         """Ended from here (superseded, waited too long, late): the engine's work is aborted."""
@@ -138,6 +169,7 @@ class Attempt:
         if self._streaming:
             self._untold_tokens += chunk.count(EVENT_MARK)
             if self._untold_tokens >= self._told_every:
+                self._progress.moved = True
                 self._tell_progress()
             if self._tells:  # the usage may come in a read before "[DONE]"
                 self._before, self._tail = self._tail, chunk
@@ -151,6 +183,7 @@ class Attempt:
             return
         sink, self._sink = self._sink, None
         if failure is None and self._status == 200:
+            self._progress.moved = self._progress.moved or self.request.path not in BESIDE_THE_ENGINE
             if not self.request.streaming:
                 self._served.answered_whole(self.ticket, self._metered, self._tail)
             elif self._tells:
@@ -199,6 +232,7 @@ class ServedModel:
         self._calibrator = Calibrator(self._meter, clock, changed)
         self._bounded_for: EngineInfo | None = None
         self._attempts: dict[Ticket, Attempt] = {}
+        self.watch = EngineWatch(spec.name, spec.task or Task.GENERATE, clock, self._wedged)
         self.supervisor = Supervisor(spec.name, make_engine, clock, self._engine_changed)
 
     def process_ids(self) -> list[int]:
@@ -211,6 +245,8 @@ class ServedModel:
         if self.supervisor.state is not EngineState.READY:
             state, detail = self.supervisor.state.value, self.supervisor.detail
             why = f"the engine of {self.spec.name} is {state}" + (f": {detail}" if detail else "")
+            if self.supervisor.state is EngineState.WEDGED:
+                return refused(sink, Failure(FailureCode.RESOURCE_EXHAUSTED, why, REFUSED_FOR_MS))
             return refused(sink, Failure(FailureCode.NO_MODEL, why))
         self._calibrator.abort()
         self._update_bounds()
@@ -242,6 +278,7 @@ class ServedModel:
         """Ends the engine; what waits here is handed back at once, what runs after `grace_s`."""
         why = "this machine is stopping"
         await self._calibrator.stop()
+        self.watch.forget()
         for attempt in list(self._attempts.values()):
             if attempt.ticket.place is Place.WAITING:
                 attempt.fail(Failure(FailureCode.DRAINING, why))
@@ -257,7 +294,8 @@ class ServedModel:
             attempt.fail(Failure(FailureCode.DRAINING, why))
 
     def expire(self) -> None:
-        """Hands back what has waited too long."""
+        """At every beat: hands back what has waited too long, and all of it when the engine is wedged."""
+        self._look()
         for ticket in self._admission.expired(self._clock()):
             why = f"no place became free within {WAITING_S_MAX:.0f} s"
             self._attempts[ticket].fail(self._admission.refusal(why))
@@ -345,6 +383,28 @@ class ServedModel:
         metered = self._meter.started(request.prompt_tokens, request.streaming, now_s, told=not self._caches)
         attempt.run(engine, metered)
 
+    def _look(self) -> None:
+        if self.supervisor.state not in (EngineState.READY, EngineState.WEDGED):
+            return
+        now_s, info = self._clock(), self.supervisor.info
+        embeds, context = self.spec.task is Task.EMBED, info.max_context_tokens if info else 0
+        attempts = [a for a in self._attempts.values() if a.ticket.place is Place.RUNNING]
+        self.watch.look(
+            self.supervisor,
+            [attempt.open_work(now_s, embeds, context) for attempt in attempts],
+            self._meter.prefill_tokens_per_s,
+            self._meter.stream_tokens_per_s(len(attempts)),
+        )
+
+    def _wedged(self, why: str) -> None:
+        """Those that wait first: no place that frees now is theirs."""
+        attempts = list(self._attempts.values())
+        for attempt in attempts:
+            if attempt.ticket.place is Place.WAITING:
+                attempt.fail(Failure(FailureCode.RESOURCE_EXHAUSTED, why, REFUSED_FOR_MS))
+        for attempt in attempts:
+            attempt.fail(Failure(FailureCode.STALLED, why))
+
     def restore(self, record: SpeedRecord) -> None:
         """What an earlier life of the agent measured here."""
         self._measured.restore(record, self._clock(), self._unix_clock())
@@ -357,6 +417,8 @@ class ServedModel:
 
     def _engine_changed(self) -> None:
         supervisor = self.supervisor
+        if supervisor.state not in (EngineState.READY, EngineState.WEDGED):
+            self.watch.forget()
         self._measured.engine_is(supervisor.state, supervisor.lifecycle.since_s, self._clock())
         info, engine = supervisor.info, supervisor.engine
         if supervisor.state is EngineState.READY and info is not None and engine is not None:

@@ -47,6 +47,7 @@ class Supervisor:
         self._progress: Callable[[str], None] = lambda _: None
         self._task: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
+        self._condemned: asyncio.Future[str] | None = None
 
     @property
     def state(self) -> EngineState:
@@ -82,6 +83,19 @@ class Supervisor:
         self.info = None
         self._step(Event.STOPPED, "")
         self._settled.set()
+
+    def silent(self, detail: str) -> None:
+        """READY, but nothing comes from it: nothing is sent to it until `answered`."""
+        self._step(Event.SILENT, detail)
+
+    def answered(self) -> None:
+        """It had gone silent, and has given an answer again."""
+        self._step(Event.ANSWERED, "")
+
+    def condemn(self, cause: str) -> None:
+        """End this engine and start another, as after a crash. Safe to call twice."""
+        if self._condemned is not None and not self._condemned.done():
+            self._condemned.set_result(cause)
 
     async def _supervise(self) -> None:
         try:
@@ -119,10 +133,22 @@ class Supervisor:
         self._step(Event.ANSWERED, "")
         self._settled.set()
         log.info("engine ready", extra={"model": self.model})
-        cause = await engine.wait_died()
+        cause = await self._end_of(engine)
         self.engine = None
         await engine.stop(0.0)
         return cause, False
+
+    async def _end_of(self, engine: Engine) -> str:
+        """Its death, or its sentence; returns the cause."""
+        loop = asyncio.get_running_loop()
+        condemned = self._condemned = loop.create_future()
+        died = loop.create_task(engine.wait_died())
+        try:
+            await asyncio.wait([died, condemned], return_when=asyncio.FIRST_COMPLETED)
+            return died.result() if died.done() else condemned.result()
+        finally:
+            self._condemned = None
+            died.cancel()
 
     def _on_progress(self, text: str) -> None:
         self._tell(text)

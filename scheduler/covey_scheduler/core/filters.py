@@ -27,7 +27,7 @@ UNREACHABLE = "cannot be reached now"
 
 NOT_OFFERED = "does not offer the model"
 
-_COMING = (EngineState.STARTING, EngineState.BACKING_OFF)
+_COMING = (EngineState.STARTING, EngineState.BACKING_OFF, EngineState.WEDGED)
 
 
 def model_offered(ask: Ask, candidate: Candidate) -> str:

@@ -16,6 +16,7 @@ class EngineState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ENGINE_STATE_BACKING_OFF: _ClassVar[EngineState]
     ENGINE_STATE_STOPPING: _ClassVar[EngineState]
     ENGINE_STATE_FAILED: _ClassVar[EngineState]
+    ENGINE_STATE_WEDGED: _ClassVar[EngineState]
 
 class FailureCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -37,6 +38,7 @@ ENGINE_STATE_READY: EngineState
 ENGINE_STATE_BACKING_OFF: EngineState
 ENGINE_STATE_STOPPING: EngineState
 ENGINE_STATE_FAILED: EngineState
+ENGINE_STATE_WEDGED: EngineState
 FAILURE_CODE_UNSPECIFIED: FailureCode
 FAILURE_CODE_NO_MODEL: FailureCode
 FAILURE_CODE_RESOURCE_EXHAUSTED: FailureCode
