@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.support.scheduling import GATEWAY, MODEL, Leader, ask, member, model_load, node, view
+from tests.support.scheduling import GATEWAY, MODEL, Leader, ask, member, model_load, node, updated, view
 
 from covey_mesh.core.asking import Ask, AttemptReport, Outcome
 from covey_mesh.core.ballot import Ballot
@@ -319,3 +319,24 @@ def test_what_an_ask_may_take_of_a_machine(held: int, others: bool, batch: int |
     room = Room({node(1): held}, 1, others, None if batch is None else {node(1): batch}, SETTINGS)
     assert room.here(node(1), 16) == expected
     assert room.here(node(2), 0) == Here(0.0, 0, SETTINGS.crowd_ahead_s if batch is not None else 0.25)
+
+
+# --- asks that cannot start -----------------------------------------------------------------------------------
+
+
+def test_asks_of_one_user_that_cannot_start_do_not_keep_another_user_waiting() -> None:
+    leader = Leader([machine(running_requests=16)], PLACES_ALONE)
+    for i in range(40):
+        leader.ask(ask(f"heavy{i}", user="heavy", excluded={node(1): "resource_exhausted: full"}, waited_s=9.0))
+    leader.ask(ask("light", user="light"))
+    answers = leader.see(updated(leader.members[node(1)], model_load(running_limit=16, kv_cache_tokens_total=0)))
+    assert [(a.request_id, a.outcome) for a in answers] == [("light", Outcome.ASSIGNED)]
+
+
+def test_a_repeated_ask_brings_what_its_gateway_says_now() -> None:
+    leader = Leader([machine(), machine(2, running_requests=16)], PLACES_ALONE)
+    waiting = ask("r", user="u", excluded={node(1): "resource_exhausted: full"})
+    assert leader.ask(waiting)[0].outcome is Outcome.QUEUED
+    assert leader.ask(replace(waiting, excluded={}))[0].outcome is Outcome.QUEUED
+    (answer,) = leader.tick(0.2)
+    assert (answer.request_id, answer.node_id) == ("r", node(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from covey_gateway.core.sharing import (
     class_of,
     sharing_name,
 )
-from covey_gateway.core.waiting_line import CALL_EVERY_S, CLOSED_S, WaitingLines
+from covey_gateway.core.waiting_line import CALL_EVERY_S, CLOSED_S, WaitingLines, alone_full
 from covey_gateway.io.grpc_call import error_code, status_code
 from covey_gateway.io.grpc_inference import deadline_s, priority
 from covey_gateway.io.grpc_translate import InvalidRequestError
@@ -411,3 +412,27 @@ def test_the_leaders_patience_is_part_of_the_clients() -> None:
         pool.timers.advance(0.1)
     assert client.status == 503
     assert 4.9 <= pool.timers.now_s - 1000.0 <= 5.3
+
+
+# --- a thousand requests at once ------------------------------------------------------------------------------------
+
+
+def test_a_tick_that_comes_late_blames_nobody() -> None:
+    pool = Pool()
+    pool.submit()
+    pool.timers.now_s += 1.5
+    pool.timers.settle()
+    assert "ask_timed_out" not in pool.observer.events, "this machine's own loop stood still"
+    pool.timers.advance(0.41)
+    assert "ask_timed_out" in pool.observer.events, "but not for ever"
+
+
+def test_alone_a_gateway_gives_no_machine_more_than_its_places_but_some() -> None:
+    limited = member(A, "m")
+    load = replace(limited.load.models[0], running_limit=16)
+    view = FakeMesh(replace(limited, load=replace(limited.load, models=(load,))), member(B, "m")).view()
+    assert alone_full(view, "m", {A: 13, B: 999, C: 5}) == {}
+    assert set(alone_full(view, "m", {A: 14})) == {A}
+    assert alone_full(view, "other", {A: 99}) == {}
+    lines = WaitingLines(SELF, 10)
+    assert lines.nobody_has_room(Ask("r", 1, "m", 1, 1, excluded=alone_full(view, "m", {A: 14})), 0.0)

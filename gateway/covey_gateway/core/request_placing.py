@@ -21,6 +21,9 @@ from covey_scheduler.core.filters import NOT_OFFERED
 QUEUED_REMINDER_S = 5.0
 """A queued ask is repeated this often (same attempt: changes nothing where it is known), should the leader forget."""
 
+LATE_TICK_S = 0.1
+"""A tick this late says more of this machine's loop (a thousand requests came at once) than of the leader."""
+
 LEADERS_PATIENCE_S = 3.5
 """A leader waits about this long itself for machines that may be back in a moment: it is part of the client's wait."""
 
@@ -96,6 +99,10 @@ class Placing(RequestState):
         if now_s < (self._due_s or 0.0):
             return []
         assert self._asked is not None
+        if now_s >= (self._due_s or 0.0) + LATE_TICK_S:
+            # This machine's own loop stood still: the answer may be here, unread.
+            self._enter(Phase.ASKING, now_s + self._settings.ask_acknowledged_within_s)
+            return []
         return [ev.AskTimedOut(self._asked), *self._withdraw(), *self._decide_alone(now_s)]
 
     def _leader_changed(self, now_s: float, event: ev.LeaderChanged) -> list[ev.Effect]:

@@ -10,9 +10,11 @@ Not here: what a called request does (request_placing.py), timers (io/runner.py)
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from covey_mesh.core.asking import Ask
+from covey_mesh.core.facts import PoolView
 from covey_mesh.core.names import NodeId
 from covey_scheduler.core.fairness import VirtualCounters
 from covey_scheduler.core.queue import Entry, ModelQueue
@@ -26,6 +28,23 @@ CLOSED_S = 0.25
 
 FULL_REASONS = ("resource_exhausted", "draining")
 """Begin the reason for which a request leaves out a machine that had no room (FailureCode)."""
+
+
+HEADROOM = 0.125
+"""Share of a machine's places that one gateway leaves to others while it decides alone."""
+
+
+def alone_full(view: PoolView, model: str, own_in_flight: Mapping[NodeId, int]) -> dict[NodeId, str]:
+    """Machines that have as many of this gateway's own requests as one gateway should give them without a leader: all
+    their places but some for others. Views may be old; what this gateway itself has opened is certain."""
+    full: dict[NodeId, str] = {}
+    for node_id, count in own_in_flight.items():
+        member = view.members.get(node_id)
+        load = None if member is None else member.load.model(model)
+        limit = 0 if load is None else load.running_limit
+        if 0 < limit <= count or (limit > 0 and count >= limit - int(limit * HEADROOM)):
+            full[node_id] = f"{FULL_REASONS[0]}: {count} of this gateway's own requests are there"
+    return full
 
 
 @dataclass(slots=True)

@@ -37,7 +37,7 @@ from covey_gateway.core.routing_fields import (
 from covey_gateway.core.settings import RequestSettings
 from covey_gateway.core.sharded_request import ShardedRequest
 from covey_gateway.core.sharing import UsersAhead, class_of, sharing_name
-from covey_gateway.core.waiting_line import CLOSED_S, WaitingLines
+from covey_gateway.core.waiting_line import CLOSED_S, WaitingLines, alone_full
 from covey_gateway.io.flight import Cancellable, Flight, Timers
 from covey_gateway.io.flight import Surroundings as FlightSurroundings
 from covey_gateway.io.sharded_flight import CutRequest, PartSurroundings, ShardedFlight
@@ -404,6 +404,9 @@ class RequestRunner:
         if self._lines.must_wait(ask, now_s):
             return self._in_line(ask)
         view = self._mesh.view()
+        full = alone_full(view, ask.model, self._in_flight)
+        if full:
+            ask = replace(ask, excluded={**ask.excluded, **full})
         chosen, decision = self._choose_alone(ask, view, self._in_flight, self._jitter)
         decision = replace(decision, decided_at_unix_s=self._unix_clock())
         if chosen is not None:

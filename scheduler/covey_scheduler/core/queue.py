@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from covey_mesh.core.asking import Ask
 from covey_mesh.core.names import NodeId
@@ -136,6 +136,14 @@ class ModelQueue:
         if not self._users[entry.ask.user]:
             del self._users[entry.ask.user]
         return entry
+
+    def renew(self, entry: Entry, ask: Ask) -> Entry:
+        """The same entry in its place, with what its gateway says now of machines (`ask.excluded`)."""
+        fresh = replace(entry, ask=replace(entry.ask, excluded=ask.excluded))
+        lane = self._lanes[entry.lane]
+        lane[lane.index(entry)] = fresh
+        self._entries[entry.key] = fresh
+        return fresh
 
     def expired(self, now_s: float) -> list[Entry]:
         return [entry for entry in self._entries.values() if entry.expires_at_s <= now_s]

@@ -10,7 +10,7 @@ cannot be kept (deadlines.py), what is known of the pool (account.py).
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 
 from covey_mesh.core.asking import (
@@ -198,6 +198,7 @@ class Scheduler:
         if known is not None and ask.attempt == known.attempt:
             queued, given = self._queues.get(key), known.answer
             if queued is not None:
+                queued = self._renewed(queued, ask)
                 return [self._queued(now_s, queued, self._rank(now_s, ask, room=self._room(now_s, ask)))]
             if given is not None and given.node_id not in ask.excluded:
                 return [Reply(gateway, given)]
@@ -214,6 +215,12 @@ class Scheduler:
         if self._queues.get(key) is entry:
             effects.append(self._first_word(now_s, entry))
         return effects
+
+    def _renewed(self, queued: Entry, ask: Ask) -> Entry:
+        """A machine left out when the ask came may be fit again by now."""
+        queue = self._queues.queue(ask.model)
+        assert queue is not None
+        return queued if queued.ask.excluded == ask.excluded else queue.renew(queued, ask)
 
     def _started_alone(self, now_s: float, gateway: NodeId, ask: Ask) -> Effect | None:
         """Nobody waits for this model, so there is no line to stand in: what the queue would do, at less cost. Whether
@@ -271,6 +278,7 @@ class Scheduler:
         effects: list[Effect] = []
         passed_over: set[RequestKey] = set()
         passed_lanes: set[tuple[str, int]] = set()
+        passed_in = Counter[tuple[str, int]]()
         ahead_s: dict[NodeId, float] = {}
         self._look_at_s.pop(model, None)
         while len(passed_over) < self._settings.drain_scan_max:
@@ -294,6 +302,9 @@ class Scheduler:
                 effects.append(self._assign(now_s, entry, ranking, index))
                 continue
             passed_over.add(entry.key)
+            passed_in[entry.lane] += 1
+            if passed_in[entry.lane] >= self._settings.drain_scan_lane_max:
+                passed_lanes.add(entry.lane)
             _wait_for_best(ranking, ahead_s)
         return effects
 

@@ -65,6 +65,8 @@ class SchedulerSettings:
     """Time an ask waits for machines that may be back in a moment (link lost, engine starting) when no other can."""
     drain_scan_max: int = 16
     """Queued asks looked at, in one step, that could start but choose to wait or fit no free machine."""
+    drain_scan_lane_max: int = 8
+    """... of which so many of one user and class: others' turn must come although these wait."""
     recheck_s: float = 0.1
     """Queues are looked at this often even if nothing is heard (deadlines, expired reservations)."""
     deadline_horizon_s: float = 20.0
