@@ -151,6 +151,25 @@ def test_a_measured_machine_calibrates_the_prior_of_others() -> None:
     assert (measured.measured, same.measured, faster.measured) == (True, False, False)
 
 
+def test_where_only_short_prompts_were_seen_decoding_calibrates_the_prior_of_prefill() -> None:
+    """Else one short prompt after another would wait for minutes of work that take milliseconds."""
+    nothing = model_load(prefill_tokens_per_s=0.0, decode_tokens_per_s=0.0)
+    (prior,) = machines_of(MODEL, {node(1): member(node(1), nothing)})
+    for times in (0.01, 50.0):
+        decode = prior.speeds.decode_tokens_per_s * times
+        (seen,) = machines_of(MODEL, {node(1): member(node(1), replace(nothing, decode_tokens_per_s=decode))})
+        assert seen.speeds.prefill_tokens_per_s == pytest.approx(
+            min(PREFILL_TOKENS_PER_S_MAX, max(decode, prior.speeds.prefill_tokens_per_s * times))
+        )
+        assert not seen.speeds.measured
+    others = {
+        node(1): member(node(1), replace(nothing, decode_tokens_per_s=9.0)),
+        node(2): member(node(2), model_load()),
+    }
+    alone, with_other = machines_of(MODEL, {node(1): others[node(1)]})[0], machines_of(MODEL, others)[0]
+    assert alone.speeds.prefill_tokens_per_s != with_other.speeds.prefill_tokens_per_s, "what is measured counts more"
+
+
 def test_an_embedding_engine_needs_no_decode_speed() -> None:
     (machine,) = machines_of(MODEL, {node(1): member(node(1), model_load(task=Task.EMBED, decode_tokens_per_s=0.0))})
     assert machine.speeds.measured

@@ -120,11 +120,14 @@ def clean_speed(tokens_per_s: float, highest: float) -> float:
     return min(max(tokens_per_s, TOKENS_PER_S_MIN), highest)
 
 
+NOT_CALIBRATED = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """Measured speed over prior speed, the median of the machines where the model was measured; 1.0 without any."""
 
-    prefill: float = 1.0
+    prefill: float = NOT_CALIBRATED
     decode: float = 1.0
 
 
@@ -138,17 +141,26 @@ def calibration_of(model: str, members: Iterable[tuple[Member, ModelLoad]]) -> C
             prefill.append(load.prefill_tokens_per_s / hardware.prefill_prior_tokens_per_s(own, parameters))
         if load.decode_tokens_per_s > 0:
             decode.append(load.decode_tokens_per_s / hardware.decode_prior_tokens_per_s(own, parameters))
-    return Calibration(statistics.median(prefill) if prefill else 1.0, statistics.median(decode) if decode else 1.0)
+    return Calibration(
+        statistics.median(prefill) if prefill else NOT_CALIBRATED, statistics.median(decode) if decode else 1.0
+    )
 
 
 def speeds_of(member: Member, load: ModelLoad, calibration: Calibration) -> Speeds:
-    """Measured speeds where there are any, else the calibrated prior. `load` is clean."""
+    """Measured speeds where there are any, else the calibrated prior. `load` is clean.
+
+    Short prompts alone never tell a prefill speed. What decoding turned out to be against its own prior then stands for
+    both (they share what a prior cannot know), and a prompt's token takes no longer than one that is decoded.
+    """
     prefill, decode = load.prefill_tokens_per_s, load.decode_tokens_per_s
     if prefill > 0 and (decode > 0 or load.task is Task.EMBED):
         return Speeds(prefill, decode or TOKENS_PER_S_MIN, True)
     own, parameters = hardware.hardware_of(member), parameters_guess(load.model)
-    prefill_prior = calibration.prefill * hardware.prefill_prior_tokens_per_s(own, parameters)
-    decode_prior = calibration.decode * hardware.decode_prior_tokens_per_s(own, parameters)
+    decode_prior = hardware.decode_prior_tokens_per_s(own, parameters)
+    untold = decode > 0 and calibration.prefill == NOT_CALIBRATED
+    factor = decode / decode_prior if untold else calibration.prefill
+    prefill_prior = max(decode, factor * hardware.prefill_prior_tokens_per_s(own, parameters))
+    decode_prior *= calibration.decode
     return Speeds(
         prefill or clean_speed(prefill_prior, PREFILL_TOKENS_PER_S_MAX),
         decode or clean_speed(decode_prior, DECODE_TOKENS_PER_S_MAX),
