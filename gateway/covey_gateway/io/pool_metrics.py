@@ -13,7 +13,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from covey_gateway.core.speed_table import steps
-from covey_mesh.core.facts import Gpu, Member, ModelLoad, PoolView
+from covey_mesh.core.facts import EngineState, Gpu, Member, ModelLoad, PoolView
 
 MACHINES_MAX = 256
 """Machines with series of their own; of a larger pool the lowest ids are exported, and the count of all."""
@@ -32,6 +32,11 @@ _GPU: tuple[tuple[str, str, Callable[[Gpu], float | None]], ...] = (
 
 _MODEL: tuple[tuple[str, str, Callable[[ModelLoad], float]], ...] = (
     ("covey_model_ready", "1 where the engine answers.", lambda m: float(m.ready)),
+    (
+        "covey_model_wedged",
+        "1 where the engine lives and nothing comes from it.",
+        lambda m: float(m.state is EngineState.WEDGED),
+    ),
     ("covey_model_running_requests", "Requests in the engine's batch.", lambda m: m.running_requests),
     ("covey_model_waiting_requests", "Requests admitted and waiting on the machine.", lambda m: m.waiting_requests),
     ("covey_model_running_limit", "Requests that may run at once.", lambda m: m.running_limit),
