@@ -436,3 +436,16 @@ def test_alone_a_gateway_gives_no_machine_more_than_its_places_but_some() -> Non
     assert alone_full(view, "other", {A: 99}) == {}
     lines = WaitingLines(SELF, 10)
     assert lines.nobody_has_room(Ask("r", 1, "m", 1, 1, excluded=alone_full(view, "m", {A: 14})), 0.0)
+
+
+def test_a_leader_that_answers_others_is_busy_and_not_silent() -> None:
+    pool = Pool()
+    for _ in range(12):
+        pool.submit()
+    asks = list(pool.mesh.asks)
+    for ask in asks[:10]:
+        pool.timers.advance(0.35)
+        pool.mesh.answer(Outcome.QUEUED, ask=ask)
+        if pool.timers.now_s < 1002.9:
+            assert "ask_timed_out" not in pool.observer.events
+    assert "ask_timed_out" in pool.observer.events, "but the last ones do not wait for ever"

@@ -24,6 +24,9 @@ QUEUED_REMINDER_S = 5.0
 LATE_TICK_S = 0.1
 """A tick this late says more of this machine's loop (a thousand requests came at once) than of the leader."""
 
+ASK_BUSY_S_MAX = 3.0
+"""Longest wait for the acknowledgement of a leader that goes on answering others of this gateway's asks."""
+
 LEADERS_PATIENCE_S = 3.5
 """A leader waits about this long itself for machines that may be back in a moment: it is part of the client's wait."""
 
@@ -99,9 +102,12 @@ class Placing(RequestState):
         if now_s < (self._due_s or 0.0):
             return []
         assert self._asked is not None
-        if now_s >= (self._due_s or 0.0) + LATE_TICK_S:
-            # This machine's own loop stood still: the answer may be here, unread.
-            self._enter(Phase.ASKING, now_s + self._settings.ask_acknowledged_within_s)
+        within_s = self._settings.ask_acknowledged_within_s
+        heard_s = self._around.leader_heard_s()
+        alive = max(self._asked_at_s, now_s - within_s) < heard_s and now_s - self._asked_at_s < ASK_BUSY_S_MAX
+        if alive or now_s >= (self._due_s or 0.0) + LATE_TICK_S:
+            # It answers others' asks one after the other, or this machine's own loop stood still: no silence.
+            self._enter(Phase.ASKING, now_s + within_s)
             return []
         return [ev.AskTimedOut(self._asked), *self._withdraw(), *self._decide_alone(now_s)]
 

@@ -56,6 +56,8 @@ class Surroundings:
     name_of: Callable[[NodeId], str] = _first_digits
     reopens_s: Callable[[float, str], float] = lambda now_s, model: 0.0
     """Seconds until the first of the `excluded` machines is tried again; 0 if none is left out."""
+    leader_heard_s: Callable[[], float] = lambda: float("-inf")
+    """When the leader last answered any request of this gateway."""
 
 
 class RequestState:

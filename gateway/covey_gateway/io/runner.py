@@ -109,6 +109,7 @@ class RequestRunner:
             self._pace,
             lambda node_id: self.name_of(node_id) or node_id[:8],
             self._circuits.reopens_s,
+            lambda: self._leader_heard_s,
         )
         self._ratio = TokenRatio(BYTES_PER_TOKEN)
         self._flights: dict[str, Flight] = {}
@@ -123,6 +124,7 @@ class RequestRunner:
         # Machines of the pool whose link was lost and is not back: as many as there are members at most.
         self._unlinked: set[NodeId] = set()
         self._best_classes = best_classes or {}
+        self._leader_heard_s = float("-inf")
         self._users_ahead = UsersAhead()
         self._lines = WaitingLines(mesh.self_id, settings.in_flight_max)
         self._line_timer: Cancellable | None = None
@@ -350,6 +352,7 @@ class RequestRunner:
             return
         if self._distrusted is not None and self._distrusted[0] == leader:
             self._distrusted = None
+        self._leader_heard_s = self._clock()
         self._note_ahead(leader, answer, flight.machine.facts)
         event = self._as_event(answer)
         if event is not None:
@@ -359,6 +362,7 @@ class RequestRunner:
         if leader == self._leader:
             return
         self._leader = leader
+        self._leader_heard_s = float("-inf")
         self._distrusted = None
         for flight in self._all():
             self._feed(flight, ev.LeaderChanged(leader))
