@@ -234,6 +234,7 @@ def tables(machine: Machine, machines: int) -> list[tuple[str, float, float]]:
         ("gateway's bytes of cut requests", runner._sharded_budget.used, 0),
         ("gateway's held bytes", runner._budget.used, 0),
         ("gateway's records", len(runner.records), DECISIONS_KEPT),
+        ("gateway's records of parts", len(runner._part_records), DECISIONS_KEPT),
         ("mesh's attempts", len(mesh._attempts._counts) + mesh._attempts._waiting_count, 0),
         ("mesh's queries", len(mesh._queries._waiting), 0),
         ("mesh's links", len(mesh._links), machines + 1),

@@ -393,6 +393,7 @@ def test_records_and_counts() -> None:
         assert own is not None
         assert (own.part_of, own.status, own.node_id) == (active.request_id, 200, part.node_id)
         assert part.total_s is not None
+    assert [each.request_id for each in runner.records] == [active.request_id]
     assert observer.started == [(EMBED, "m")]
     assert [summary.status for summary in observer.summaries] == [200]
     assert observer.summaries[0].attempts == 0

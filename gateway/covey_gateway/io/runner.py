@@ -92,6 +92,8 @@ class RequestRunner:
         self.timers = timers
         self.observer = observer
         self.records = RecordBook()
+        # Apart, so that one request cut into hundreds does not push the others out.
+        self._part_records = RecordBook()
         self._mesh = mesh
         self._clock = clock
         self._jitter = jitter
@@ -294,7 +296,7 @@ class RequestRunner:
         record = self._record(facts)
         machine = RequestMachine(facts, self._settings, self._budget, self._jitter, body, self._around)
         flight = Flight(around, machine, record, body, sink)
-        self.records.add(record)
+        (self.records if around is self else self._part_records).add(record)
         self._flights[facts.request_id] = flight
         self._empty.clear()
         return flight
@@ -322,7 +324,7 @@ class RequestRunner:
 
     def record(self, request_id: str) -> RequestRecord | None:
         """One of the last DECISIONS_KEPT requests that entered here."""
-        return self.records.get(request_id)
+        return self.records.get(request_id) or self._part_records.get(request_id)
 
     def in_flight(self) -> Mapping[NodeId, int]:
         """Attempts open now, per machine."""
