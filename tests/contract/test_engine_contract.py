@@ -12,9 +12,12 @@ from tests.contract.answers import Answer, chat_body, request, until
 from tests.contract.conftest import QUEUE_LIMIT, Subject
 
 from covey_mesh.core.exchange import FailureCode, Upstream
-from covey_mesh.core.facts import Task
+from covey_mesh.core.facts import EngineState, Task
 from covey_mesh.core.limits import STREAM_WINDOW_BYTES
+from covey_node.core.engine import Engine
+from covey_node.core.engine_progress import COLD_S, TOKENS_AN_EVENT, OpenAttempt
 from covey_node.core.simulated import Fault, FaultKind
+from covey_node.io.engine_watch import EngineWatch
 from covey_node.io.vllm import VllmEngine
 
 CHAT = "/v1/chat/completions"
@@ -235,6 +238,53 @@ async def test_free_cache_falls_and_recovers(chat: Subject) -> None:
     free = await chat.engine.cached_tokens_free()
     assert free is not None
     assert 0 < free <= chat.info.kv_cache_tokens
+
+
+class Supervised:
+    """As much of a Supervisor as a watch needs."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.state = EngineState.READY
+
+    def silent(self, detail: str) -> None:
+        self.state = EngineState.WEDGED
+
+    def answered(self) -> None:
+        self.state = EngineState.READY
+
+
+def freeze(engine: Subject, frozen: bool) -> None:
+    if isinstance(engine.engine, VllmEngine):
+        for pid in engine.engine.process_ids():
+            os.kill(pid, signal.SIGSTOP if frozen else signal.SIGCONT)
+    elif frozen:
+        engine.simulated.inject(Fault(FaultKind.HANG))
+    else:
+        engine.simulated.heal()
+
+
+@pytest.mark.parametrize("task", [Task.GENERATE, Task.EMBED])
+async def test_a_frozen_engine_is_found_wedged_and_well_again(chat: Subject, embed: Subject, task: Task) -> None:
+    """The node's clock is the test's; the engine's silence, and its answer once it is thawed, are real."""
+    subject = chat if task is Task.GENERATE else embed
+    now_s, handed_back = 0.0, list[str]()
+    supervised: Any = Supervised(subject.engine)
+    watch = EngineWatch(subject.info.model, task, lambda: now_s, handed_back.append)
+    freeze(subject, True)
+    try:
+        while not handed_back and now_s < 2 * COLD_S:
+            now_s += 0.5
+            watch.look(supervised, [OpenAttempt(0, TOKENS_AN_EVENT)], 1000.0, 100.0)
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.2)
+        assert len(handed_back) == 1
+        assert supervised.state is EngineState.WEDGED
+    finally:
+        freeze(subject, False)
+    await until(lambda: supervised.state is EngineState.READY)
+    watch.forget()
+    await until_running(subject, 0)
 
 
 async def test_death_mid_answer_is_a_failure_and_is_told(chat: Subject) -> None:
