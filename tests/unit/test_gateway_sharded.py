@@ -17,6 +17,7 @@ from covey_gateway.core.settings import RequestSettings
 from covey_gateway.core.sharded_request import PART_TRIES_MAX
 from covey_mesh.core.asking import Outcome
 from covey_mesh.core.exchange import Failure, FailureCode
+from covey_mesh.core.facts import Task
 from covey_scheduler.core.sharding import ShardingSettings
 
 SMALL = ShardingSettings(inputs_min=2)
@@ -105,6 +106,13 @@ def test_a_stream_has_every_choice_of_one_engine(name: str) -> None:
     assert played.pool.quiet()
 
 
+def test_the_first_byte_of_a_cut_stream_is_counted_once() -> None:
+    played = PlayedPool(SMALL)
+    played.submit(CHAT, body_of(CHAT, n=3, stream=True, max_tokens=2))
+    played.play()
+    assert [each.split()[:2] for each in played.pool.observer.events] == [["first_byte", "m"]]
+
+
 def test_a_stream_without_usage_asked_for_has_none() -> None:
     played = PlayedPool(SMALL)
     client, _ = played.submit(CHAT, body_of(CHAT, n=3, stream=True, max_tokens=2))
@@ -167,6 +175,26 @@ def test_any_order_of_deaths_gives_one_answer_or_one_error(seed: int) -> None:
         assert " of " in json.loads(client.body)["error"]["message"]
     assert played.pool.quiet()
     assert played.pool.runner._sharded_budget.used == 0
+
+
+def test_a_machine_that_falls_silent_over_a_part_loses_it_soon() -> None:
+    """Judged by its measured speed: the part's work and what is queued there, four times over, and two seconds."""
+    members = [member(node_id, "m") for node_id in (A, B, C)]
+    fast = {"task": Task.EMBED, "prefill_tokens_per_s": 1000.0}
+    for number, each in enumerate(members):
+        (load,) = each.load.models
+        members[number] = replace(each, load=replace(each.load, models=(replace(load, **fast),)))
+    played = PlayedPool(replace(SMALL, worth_s=0.0, part_s_min=0.0), FakeMesh(*members))
+    body = body_of(EMBED, input=INPUTS)
+    client, _ = played.submit(EMBED, body)
+    played.pool.timers.settle()
+    played._place()
+    silent = played._playing.pop()
+    played.play()
+    assert silent.cancelled
+    assert played.pool.timers.now_s < 1000 + 4.0
+    assert same(told(client), whole_answer(EMBED, body))
+    assert played.pool.quiet()
 
 
 def test_a_mistake_in_one_input_is_named_and_ends_the_whole() -> None:

@@ -218,6 +218,9 @@ class ShardedFlight:
     def _deliver_head(self, effect: sharded.DeliverHead) -> None:
         facts, machine = self._cut.facts, self.machine
         self._record.first_byte_s = self._owner.now_s() - facts.arrived_s
+        first = next((part.node_id for part in self._record.parts if part.node_id is not None), None)
+        if facts.streaming and first is not None:
+            self._owner.observer.first_byte(self._cut.model_label, first, self._record.first_byte_s)
         if self._gone:
             return
         self._client.head(
