@@ -291,3 +291,10 @@ def test_a_prompt_of_which_nothing_was_stored_is_no_observation() -> None:
     meter.tokens(stream, 1, 0.01)
     meter.engine_computed(0)
     assert meter.prefill_tokens_per_s == 0.0
+
+
+def test_an_idle_machine_reports_the_same_whatever_its_clocks_do() -> None:
+    meter, now_s = known()
+    reports = {meter.speeds(now_s + wait_s, 1e9 + wait_s * 1.001) for wait_s in range(0, 600, 7)}
+    assert len({report.measured_unix_s for report in reports}) == 1
+    assert len(reports) < 5, "only its confidence fades"

@@ -90,6 +90,7 @@ class Meter:
         self._prefill_from_s = 0.0
         self._batch: list[Metered] = []
         self._batch_end_s = 0.0
+        self._newest = (float("nan"), 0.0)
         self._guesses: deque[Metered] = deque(maxlen=GUESSES_MAX)
         self._computed_tokens = 0
         self._wholes = 0
@@ -150,10 +151,16 @@ class Meter:
             confidence=round(self.confidence(now_s), 2),
             observations=sum(e.observations for e in known),
             spread=round(max((e.spread for e in known), default=0.0), 4),
-            measured_unix_s=float(round(unix_s - (now_s - newest_s))) if known else 0.0,
+            measured_unix_s=self._measured_unix_s(newest_s, now_s, unix_s) if known else 0.0,
             prefill_factor=prefill_factor,
             decode_factor=decode_factor,
         )
+
+    def _measured_unix_s(self, newest_s: float, now_s: float, unix_s: float) -> float:
+        """Worked out once for each moment: two clocks never agree, and a report that changes for nothing costs all."""
+        if self._newest[0] != newest_s:
+            self._newest = (newest_s, float(round(unix_s - (now_s - newest_s))))
+        return self._newest[1]
 
     # --- what is seen -------------------------------------------------------------------------------------------------
 
