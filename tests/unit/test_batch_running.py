@@ -295,6 +295,8 @@ async def check_after(folder: Path, door: FakeDoor, promised: list[str]) -> None
             assert custom_ids(output, errors) == Counter(f"id-{i}" for i in range(5))
             assert [each["custom_id"] for each in errors] == ["id-1"]
             assert (batch.completed, batch.failed) == (4, 1)
+            made = await machine.library.file_page("", PageQuery("file-", 10, purpose="batch_output"))
+            assert {file.id for file in made} == {batch.output_file_id, batch.error_file_id}
         asked_again = {json.loads(request.body)["seed"] for request in later.requests}
         assert not asked_again & on_disk, "a line whose answer was on disk was asked again"
 
