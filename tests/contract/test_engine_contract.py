@@ -115,6 +115,26 @@ async def test_usage(chat: Subject) -> None:
     }
 
 
+async def test_choices_are_numbered_and_seeded_so_that_a_request_can_be_cut(chat: Subject) -> None:
+    """What covey_gateway.core.cutting relies on: `index` is prompt x n + choice, choice i has the seed + i, a prompt
+    counts once."""
+    body = {"model": "covey-demo-chat", "max_tokens": 6, "ignore_eos": True, "temperature": 0.3}
+    prompts, seed = ["Once upon a time", "The fox"], 11
+    several = body | {"prompt": prompts, "n": 2, "seed": seed}
+    whole = (await asked(chat, "/v1/completions", several)).json()
+    assert [choice["index"] for choice in whole["choices"]] == [0, 1, 2, 3]
+    alone = [
+        (await asked(chat, "/v1/completions", body | {"prompt": prompt, "seed": seed + choice})).json()
+        for prompt in prompts
+        for choice in range(2)
+    ]
+    assert whole["usage"]["prompt_tokens"] == sum(each["usage"]["prompt_tokens"] for each in alone[::2])
+    assert whole["usage"]["completion_tokens"] == 24
+    pairs = zip(whole["choices"], alone, strict=True)
+    # In another batch a token as good as equally likely may fall otherwise.
+    assert sum(choice["text"] == each["choices"][0]["text"] for choice, each in pairs) >= 3
+
+
 async def test_embeddings(embed: Subject) -> None:
     body = {"model": "covey-demo-embed", "input": ["a bird", "a field", "a bird"]}
     answer = await asked(embed, "/v1/embeddings", body)
