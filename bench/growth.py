@@ -4,7 +4,7 @@
 
 Decisions are the leader's own, as in bench/decision_cost.py. Streams are real: agents as users start them, an engine
 that costs nothing behind them and a load generator before them (bench/datapath); the CPU is that of all agents. Each
-stream brings 10 tokens a second. Prints two tables, and last one line `ratio NAME VALUE` a figure.
+stream brings 10 tokens a second, the first at once. Prints two tables, and last one line `ratio NAME VALUE` a figure.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def streams(shape_name: str, seconds: float) -> dict[int, Measured]:
         pool.start(CACHE / "logs")
         counted = trees(pool.pids, without=STAND_IN)
         for count in STREAMS:
-            load = Load(count, stream=True, tokens=TOKENS, interval_us=TOKEN_INTERVAL_US)
+            load = Load(count, stream=True, tokens=TOKENS, interval_us=TOKEN_INTERVAL_US, first_at_once=True)
             # Long enough that every stream ends and begins anew at least once.
             length_s = max(seconds, 1.5 * TOKENS * TOKEN_INTERVAL_US / 1e6)
             found[count] = instruments.run_load(pool.port, load, length_s, WARM_UP_S, count, lambda: cpu_s(counted))

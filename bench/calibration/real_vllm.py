@@ -175,6 +175,7 @@ def calibrate(trace: Path, load: float, count: int) -> list[str]:
     with Server() as server:
         profile, requests, real = asyncio.run(measure(server, trace, load, count))
     print(f"\nreal vLLM with {MODEL} on a CPU, fitted: {profile}")
+    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs: what else runs slows the real engine alone")
     figures = compare(real, model(requests, profile))
     show(f"{trace.name}, cut, load {load}, {count} requests, one engine", figures)
     return ratio_lines("vllm", figures)

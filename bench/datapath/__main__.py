@@ -36,8 +36,8 @@ def main() -> None:
     with ExitStack() as stack:
         targets, missing = _start(stack, wanted)
         results = measuring.measure(targets, arguments.rounds, arguments.seconds, _say)
-    print(f"\n{machine}; {arguments.rounds} rounds\n")
-    print("\n".join([*report.table([*results, *missing]), "", *report.ratios(results)]))
+        print(f"\n{machine}; {arguments.rounds} rounds\n")
+        print("\n".join([*report.table([*results, *missing]), "", *report.ratios(results)]), flush=True)
 
 
 def _say(text: str) -> None:

@@ -4,7 +4,8 @@
  *   engine_stand_in serve MODEL --served-model-name NAME --uds PATH ...      as an agent starts `vllm serve`
  *
  * One thread, epoll, one write a token. How many tokens: "max_tokens"; streamed or not: "stream"; the time between two
- * tokens of a stream: "interval-us=N" anywhere in the body (default 0: all at once, streams taking turns).
+ * tokens of a stream: "interval-us=N" anywhere in the body (default 0: all at once, streams taking turns), and before
+ * the first, unless there is "first-at-once".
  * Only for measuring what stands in front of it: no argument is checked, and a malformed request ends the connection.
  */
 #define _GNU_SOURCE
@@ -29,7 +30,7 @@ typedef struct Connection {
     int fd, gone, writing;
     char *in, *out;
     size_t in_size, in_capacity, out_size, out_capacity, out_sent;
-    int streaming, queued, tokens_left, token;
+    int streaming, queued, tokens_left, token, prompt_tokens, tells_usage, tells_usage_always;
     long long interval_ns, due_ns;
     unsigned long request;
     struct Connection *next;
@@ -109,19 +110,34 @@ static void enqueue(Connection *c) {
     last_due = c;
 }
 
+static const char *usage_of(Connection *c) {
+    static char usage[150];
+    int prompt = c->prompt_tokens;
+    sprintf(usage, "\"usage\":{\"prompt_tokens\":%d,\"total_tokens\":%d,\"completion_tokens\":%d,"
+        "\"prompt_tokens_details\":{\"cached_tokens\":0}}", prompt, prompt + c->token, c->token);
+    return usage;
+}
+
 static void next_token(Connection *c) {
     static const char HEAD[] =
         "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n";
-    char event[512];
+    char event[768], usage[160] = "";
     int last = --c->tokens_left == 0;
+    if (c->tells_usage_always) sprintf(usage, ",%s", usage_of(c));
     if (c->token == 0) put(c, HEAD, sizeof HEAD - 1);
     int size = snprintf(event, sizeof event,
         "data: {\"id\":\"chatcmpl-%016lx\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"%.64s\","
-        "\"choices\":[{\"index\":0,\"delta\":{%s\"content\":\" word%d\"},\"logprobs\":null,\"finish_reason\":%s}]}\n\n",
-        c->request, model, c->token ? "" : "\"role\":\"assistant\",", c->token % 100, last ? "\"length\"" : "null");
+        "\"choices\":[{\"index\":0,\"delta\":{%s\"content\":\" word%d\"},\"logprobs\":null,\"finish_reason\":%s}]%s}\n\n",
+        c->request, model, c->token ? "" : "\"role\":\"assistant\",", c->token % 100, last ? "\"length\"" : "null",
+        usage);
     put_chunk(c, event, (size_t)size);
     c->token++;
     if (last) {
+        if (c->tells_usage) {
+            size = snprintf(event, sizeof event, "data: {\"id\":\"chatcmpl-%016lx\",\"object\":\"chat.completion.chunk\","
+                "\"created\":1700000000,\"model\":\"%.64s\",\"choices\":[],%s}\n\n", c->request, model, usage_of(c));
+            put_chunk(c, event, (size_t)size);
+        }
         put_chunk(c, "data: [DONE]\n\n", 14);
         put(c, "0\r\n\r\n", 5);
         c->streaming = 0;
@@ -164,7 +180,18 @@ static void complete(Connection *c, const char *body, size_t size) {
     c->streaming = 1;
     c->tokens_left = (int)tokens;
     c->token = 0;
+    c->prompt_tokens = (int)(size / 5) + 1;
+    c->tells_usage_always = memmem(body, size, "continuous_usage_stats", 22) != NULL;
+    c->tells_usage = memmem(body, size, "include_usage", 13) != NULL;
     c->interval_ns = number_after(body, size, "interval-us=", 0) * 1000LL;
+    if (memmem(body, size, "first-at-once", 13)) {
+        c->due_ns = now_ns();
+        c->queued = 1;
+        c->next = first_due;
+        first_due = c;
+        if (!last_due) last_due = c;
+        return;
+    }
     c->due_ns = now_ns() + c->interval_ns;
     enqueue(c);
 }

@@ -25,12 +25,14 @@ PROMPT = "The clerk wrote down what had been said, and read it out again so that
 
 @dataclass(frozen=True)
 class Load:
-    """What the clients ask: `tokens` an answer, `interval_us` between two of a stream."""
+    """What the clients ask: `tokens` an answer, `interval_us` between two of a stream, and before the first unless that
+    comes at once."""
 
     connections: int
     stream: bool
     tokens: int
     interval_us: int
+    first_at_once: bool = False
 
     def body(self) -> str:
         """Every request's prompt differs in the middle, as questions behind a common instruction do."""
@@ -41,7 +43,7 @@ class Load:
                 "messages": messages,
                 "max_tokens": self.tokens,
                 "stream": self.stream,
-                "user": f"interval-us={self.interval_us}",
+                "user": f"interval-us={self.interval_us}" + (" first-at-once" if self.first_at_once else ""),
             }
         )
 

@@ -22,6 +22,8 @@ PACKAGES = {
     "litellm": "litellm[proxy]==1.106.0",
 }
 INSTALL_TIMEOUT_S = 900.0
+LITELLM = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true"}
+"""Prices are not fetched; loopback needs no key, as with the others."""
 
 
 class NotInstalledError(Exception):
@@ -41,7 +43,7 @@ class Peer:
         """Installed, not yet started. Raises NotInstalledError."""
         self.install()
         port = free_port()
-        return Server(self.name, port, self.command(port, engine_ports), {"LITELLM_LOCAL_MODEL_COST_MAP": "True"})
+        return Server(self.name, port, self.command(port, engine_ports), LITELLM)
 
 
 def _pip(name: str) -> None:

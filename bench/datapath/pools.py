@@ -107,7 +107,7 @@ class Pool:
         return (
             len(members) == self._shape.machines
             and pool["leader_node_id"] == leader.node_id
-            and [model["state"] for model in ready] == ["ready"]
+            and [(model["state"], model["detail"]) for model in ready] == [("ready", "")]  # its speed measured, too
         )
 
     def _until(self, agent: AgentProcess, condition: Callable[[Found], bool], otherwise: str) -> None:

@@ -19,7 +19,7 @@ from covey_engine_plugin import PARENT_VARIABLE
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "bench"
 START_TIMEOUT_S = 90.0
-END_TIMEOUT_S = 10.0
+END_TIMEOUT_S = 2.0
 POLL_S = 0.1
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 

@@ -109,6 +109,7 @@ def test_retry_after(machines: tuple[Any, ...], expected: int) -> None:
         ({"running_requests": 40, "running_limit": 0}, {}, ""),
         ({}, {"prompts_done_at_s": 10.25}, ""),
         ({}, {"prompts_done_at_s": 10.5}, "busy: 0.50 s of prompts before it"),
+        ({"prefill_tokens_per_s": 0.0}, {"prompts_done_at_s": 10.5}, ""),  # by a guess
         ({"running_requests": 1, "waiting_requests": 2}, {}, "busy: 2 waiting"),
         ({"running_requests": 1, "kv_cache_tokens_free": 199}, {}, "199 KV-cache tokens free, 200 needed"),
         ({"running_requests": 1, "kv_cache_tokens_free": 200}, {}, ""),

@@ -130,7 +130,7 @@ def retry_after_ms(rejections: Iterable[Rejection]) -> int:
 
 def busy(question: Question, machine: Standing, settings: SchedulerSettings, room: Room | None = None) -> str:
     """Why the machine would only queue the ask; "" if it can start at once: the rule of the node's own admission, and
-    no more prompt work before it than `start_ahead_s`. `room`: what the ask may take, None: all there is."""
+    no more prompt work before it, by measured speed, than `start_ahead_s`. `room`: what it may take, None: all."""
     load, running = machine.load, machine.running
     if load.running_limit and running >= load.running_limit:
         return f"busy: {running} of {load.running_limit} running"
@@ -141,7 +141,9 @@ def busy(question: Question, machine: Standing, settings: SchedulerSettings, roo
     if kept:
         return kept
     ahead_s = machine.prompts_done_at_s - question.now_s
-    if ahead_s > (settings.start_ahead_s if here is None else here.ahead_s):
+    # A prior may be wrong by any factor: a guess is no reason to hold an ask back.
+    measured = machine.candidate.machine.speeds.measured
+    if measured and ahead_s > (settings.start_ahead_s if here is None else here.ahead_s):
         return f"busy: {ahead_s:.2f} s of prompts before it"
     if not running or not load.kv_cache_tokens_total:
         # An idle machine is never busy, whatever it says of its cache: else a wrong count would starve it.
