@@ -219,6 +219,24 @@ async def test_a_restart_asks_only_what_was_not_answered(tmp_path: Path) -> None
     assert max(second.asked.values()) == 1
 
 
+@pytest.mark.asyncio
+async def test_an_agent_that_stops_lets_its_lines_finish_and_starts_no_more(tmp_path: Path) -> None:
+    door, later = FakeDoor(lambda request, _: None), FakeDoor()
+    async with Machine(tmp_path, door, QUICK, running_limit=4) as machine:
+        made = await machine.create(await machine.upload(lines(20)))
+        await becomes(lambda: len(door.requests) == 5)
+        stopping = asyncio.ensure_future(machine.runner.stop(10.0))
+        await becomes(lambda: machine.runner.stopping)
+        for active in door.actives[:5]:
+            machine.finish(active)
+        await stopping
+        assert len(door.requests) == 5
+        assert (await machine.library.batch("", made.id)).completed == 5
+    async with Machine(tmp_path, later, QUICK) as machine:
+        assert (await machine.ended(made.id)).completed == 20
+    assert len(later.requests) == 15
+
+
 # --- kills ------------------------------------------------------------------------------------------------------------
 
 
