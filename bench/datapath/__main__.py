@@ -29,13 +29,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default 3)")
     parser.add_argument("--seconds", type=float, default=3.0, help="of the shortest load, each time (default 3)")
     parser.add_argument("--only", default="", help="names that a target must contain one of, separated by commas")
+    parser.add_argument("--loads", default=",".join(measuring.LOADS), help="some of: %(default)s")
     arguments = parser.parse_args()
+    loads = [word for word in arguments.loads.split(",") if word]
+    if not set(loads) <= set(measuring.LOADS):
+        parser.error(f"--loads: some of {','.join(measuring.LOADS)}")
     machine = report.machine()
     instruments.build()
     wanted = [word for word in arguments.only.split(",") if word]
     with ExitStack() as stack:
         targets, missing = _start(stack, wanted)
-        results = measuring.measure(targets, arguments.rounds, arguments.seconds, _say)
+        results = measuring.measure(targets, loads, arguments.rounds, arguments.seconds, _say)
         print(f"\n{machine}; {arguments.rounds} rounds\n")
         print("\n".join([*report.table([*results, *missing]), "", *report.ratios(results)]), flush=True)
 

@@ -36,16 +36,13 @@ class Load:
 
     def body(self) -> str:
         """Every request's prompt differs in the middle, as questions behind a common instruction do."""
-        messages = [{"role": "system", "content": PROMPT}, {"role": "user", "content": "Case @@@@@@@@: what now?"}]
-        return json.dumps(
-            {
-                "model": MODEL,
-                "messages": messages,
-                "max_tokens": self.tokens,
-                "stream": self.stream,
-                "user": f"interval-us={self.interval_us}" + (" first-at-once" if self.first_at_once else ""),
-            }
-        )
+        # In a message: routers may drop fields that they do not know.
+        told = f"interval-us={self.interval_us}" + (" first-at-once" if self.first_at_once else "")
+        messages = [
+            {"role": "system", "content": f"{PROMPT}{told}"},
+            {"role": "user", "content": "Case @@@@@@@@: what now?"},
+        ]
+        return json.dumps({"model": MODEL, "messages": messages, "max_tokens": self.tokens, "stream": self.stream})
 
 
 @dataclass(frozen=True)
