@@ -238,7 +238,7 @@ class Membership:
         me.view.follow(event.leader, event.ballot)
         if not me.leading:
             if event.leader is not None:
-                me.reports.say_again()
+                me.reports.say_again(event.leader)
             me.timers.at("load", now_s)
         elif not was_leading:
             me.reports.begin_leading()

@@ -54,12 +54,17 @@ class Reports:
         self._readings_at_s = now_s
         return True
 
-    def say_again(self) -> None:
-        """A new leader waits for everybody's word: what was told before it led counts as news, under a new number."""
-        if self.load.sequence:
-            self._said_again += 1
-            self.load = replace(self.load, sequence=self.load.sequence + 1)
-            self._told = None if self._told is None else replace(self._told, sequence=self._told.sequence + 1)
+    def say_again(self, leader: NodeId) -> None:
+        """A new leader waits for everybody's word: what was told before it led is news to it, under a new number."""
+        before = self.load.sequence
+        if not before:
+            return
+        self._said_again += 1
+        self.load = replace(self.load, sequence=before + 1)
+        self._told = None if self._told is None else replace(self._told, sequence=self._told.sequence + 1)
+        for record in self._peers:
+            if record.load_told == before and record.node_id != leader:
+                record.load_told = before + 1
 
     def load_due_s(self, now_s: float, pool_size: int) -> float:
         """When the next round of load reports may go out."""
