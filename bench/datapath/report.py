@@ -44,7 +44,7 @@ def _row(each: Results) -> str:
 
 
 def _cell(value: float | None, form: str) -> str:
-    return f"{'?':>12}" if value is None else format(value, form)
+    return f"{'-':>12}" if value is None else format(value, form)
 
 
 def ratios(results: Sequence[Results]) -> list[str]:
