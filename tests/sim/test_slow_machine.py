@@ -14,7 +14,8 @@ from covey_mesh.core.names import NodeId
 
 ASKED = Asked(CHAT, 7, True, 24)
 EVERY_S = 0.125
-NOTICED_WITHIN_S = 4.0
+NOTICED_WITHIN_S = 6.0
+"""A slow answer takes 3 s until it tells; three of them in a row are believed."""
 SLOWER = 8.0
 
 
