@@ -1,4 +1,7 @@
-"""Every engine can be measured right after it was loaded, gives way at once, and tells what of a prompt was cached."""
+"""Every engine can be measured right after it was loaded, gives way at once, and tells what of a prompt was cached.
+
+This file runs before test_engine_contract.py, whose last test kills the engines.
+"""
 
 from __future__ import annotations
 
