@@ -149,7 +149,7 @@ class EtcdClient:
                 if answer.canceled:
                     raise self._unavailable(answer.cancel_reason or "ended the watch", None)
         except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+            if not _timed_out(error):
                 raise self._translated(error) from error
         finally:
             call.cancel()
@@ -226,3 +226,9 @@ def channel_credentials(ca: Path | None, certificate: Path | None, key: Path | N
         except OSError as error:
             raise EtcdFilesError(f"cannot read {path}: {error.strerror}") from None
     return grpc.ssl_channel_credentials(*read)
+
+
+def _timed_out(error: grpc.aio.AioRpcError) -> bool:
+    """etcd counts the deadline, too, and where it is first it says so in words, under UNKNOWN."""
+    told = error.code() is grpc.StatusCode.UNKNOWN and error.details() == "context deadline exceeded"
+    return told or error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
