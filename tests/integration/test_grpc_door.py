@@ -156,7 +156,8 @@ async def test_chat(client: Client) -> None:
     sent = client.door.requests[0].request
     assert sent.path == "/v1/chat/completions"
     assert sent.deadline_s is not None
-    assert sent.deadline_s <= 5
+    # gRPC rounds up what it puts on the wire.
+    assert sent.deadline_s <= 5.1
 
 
 @pytest.mark.asyncio

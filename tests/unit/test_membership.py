@@ -351,6 +351,14 @@ def test_own_changes_go_to_those_who_need_them() -> None:
     assert machine.membership.view(machine.now_s).members[B].facts == changed
 
 
+def test_facts_that_changed_while_a_link_was_greeted_are_told_on_it() -> None:
+    machine = Machine()
+    changed = replace(facts(B), link_addresses=("10.0.0.2:1",), facts_version=1)
+    assert sent(machine.link(C)[1], FactsReport) == []
+    machine.does(OwnFactsChanged(changed))
+    assert sent(machine.link(A)[1], FactsReport, A) == [FactsReport(changed)]
+
+
 def test_a_load_without_news_is_told_to_nobody() -> None:
     machine = Machine()
     machine.link(A)

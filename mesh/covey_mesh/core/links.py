@@ -81,6 +81,7 @@ class Links:
         me.effects.append(TellElection(PeerLinked(record.node_id)))
         me.effects.append(me.reports.peer_list_for(record.node_id))
         me.effects.extend(me.reports.load_for(record))
+        me.effects.extend(me.reports.facts_for(record))
         if me.leading:
             me.effects.extend(me.reports.whole_view_for(record.node_id, now_s, me.ballot))
         me.census.stale()

@@ -98,6 +98,10 @@ class Reports:
     def facts_for_all(self) -> list[Send]:
         return [Send(r.node_id, FactsReport(self.facts)) for r in self._peers if r.link is not None]
 
+    def facts_for(self, record: PeerRecord) -> list[Send]:
+        """On a new link: they may have changed since its greeting was written. Nothing if they never did."""
+        return [Send(record.node_id, FactsReport(self.facts))] if self.facts.facts_version else []
+
     def views(self, now_s: float, ballot: Ballot) -> list[Send]:
         """What changed since the last time, to every machine with a link."""
         changed, self._untold = list(self._untold), {}
