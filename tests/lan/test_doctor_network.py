@@ -103,6 +103,10 @@ class Office:
 SIMULATED = ("--engine", "simulated")
 
 
+LOOKS_MAX = 3
+"""A single look may miss a fault that loses packets by chance, as where a person is told to look again."""
+
+
 def examine(agent: HostAgent) -> Found:
     """What `covey doctor` says of the network; checks its exit code."""
     done = agent.host.run(agent.command("--json", "doctor"), timeout_s=DOCTOR_TIMEOUT_S)
@@ -232,7 +236,12 @@ FAULTS: list[tuple[str, Callable[[Office], Any], str, str, Sequence[str]]] = [
 @pytest.mark.parametrize(("fault", "title", "level", "said"), [pytest.param(*f[1:], id=f[0]) for f in FAULTS])
 def test_one_fault(healed: Office, fault: Callable[[Office], Any], title: str, level: str, said: Sequence[str]) -> None:
     fault(healed)
-    only(examine(healed.pool["h1"]), title, level, *said)
+    found: Found = {}
+    for _ in range(LOOKS_MAX):
+        found = examine(healed.pool["h1"])
+        if title in found:
+            break
+    only(found, title, level, *said)
 
 
 @pytest.fixture(scope="module")
