@@ -41,6 +41,7 @@ class SimLink:
         self.other: SimLink
         self.ended = False
         self.last_arrival_s = 0.0
+        self.sent = 0
         self.outbox = Outbox()
         self.opened = OpenedAttempts(self.outbox, self.process.call_soon, self._wake)
         self.served = ServedAttempts(self.outbox, lambda: near.handler, self._wake)

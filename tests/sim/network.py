@@ -7,8 +7,9 @@ each other: what covey calls idempotent is taken at its word. Implements the Tra
 from __future__ import annotations
 
 import random
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from tests.sim.link import SimLink
@@ -32,7 +33,7 @@ OVERTAKING = frozenset({Ask, Answer, AttemptReport, LoadReport, Heartbeat, PreVo
 
 OVERTAKEN_BY_S = 0.05
 
-Arrival = tuple[Callable[..., None], tuple[Any, ...]]
+Arrival = tuple[int, Callable[..., None], tuple[Any, ...]]
 
 
 class SimTransport:
@@ -69,7 +70,7 @@ class Network:
         self.machines: dict[str, Machine] = {}
         self.cuts: Counter[tuple[str, str]] = Counter()
         self.cut_since_s: dict[tuple[str, str], float] = {}
-        self.held: dict[SimLink, deque[Arrival]] = {}
+        self.held: dict[SimLink, list[Arrival]] = {}
         self.messages: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
         self.befallen: Counter[str] = Counter()
@@ -107,7 +108,8 @@ class Network:
         if overtaken and link not in self.held and self.carries(link.owner, link.far):
             self.befallen["overtaken"] += 1
             late_s = self._delay_s(link.owner, link.far) + OVERTAKEN_BY_S * self._random()
-            self.loop.call_later(late_s, self._arrive, link, link.other.arrived, (message,))
+            link.sent += 1
+            self.loop.call_later(late_s, self._arrive, link, link.sent, link.other.arrived, (message,))
             return
         self.carry(link, link.other.arrived, message)
         if self.duplicated and self._random() < self.duplicated:
@@ -116,19 +118,20 @@ class Network:
 
     def carry(self, link: SimLink, arrive: Callable[..., None], *args: Any) -> None:
         """From `link` to its other end, in order."""
+        link.sent += 1
         if link in self.held or not self.carries(link.owner, link.far):
             self.befallen["held_back"] += 1
-            self.held.setdefault(link, deque()).append((arrive, args))
+            self.held.setdefault(link, []).append((link.sent, arrive, args))
             return
         link.last_arrival_s = max(link.last_arrival_s, self.loop.now_s + self._delay_s(link.owner, link.far))
-        self.loop.call_at(link.last_arrival_s, self._arrive, link, arrive, args)
+        self.loop.call_at(link.last_arrival_s, self._arrive, link, link.sent, arrive, args)
 
-    def _arrive(self, link: SimLink, arrive: Callable[..., None], args: tuple[Any, ...]) -> None:
-        """A cut that began meanwhile holds it back as well."""
+    def _arrive(self, link: SimLink, number: int, arrive: Callable[..., None], args: tuple[Any, ...]) -> None:
+        """A cut that began meanwhile holds it back as well, before what was sent after it."""
         if link not in self.held and self.carries(link.owner, link.far):
             arrive(*args)
         else:
-            self.held.setdefault(link, deque()).append((arrive, args))
+            self.held.setdefault(link, []).append((number, arrive, args))
 
     def cut(self, source: Machine, to: Machine) -> None:
         pair = (source.address, to.address)
@@ -157,9 +160,9 @@ class Network:
             arrivals = self.held.pop(link)
             if not link.far.powered or not link.owner.powered:
                 continue
-            for arrive, args in arrivals:
+            for number, arrive, args in sorted(arrivals, key=itemgetter(0)):
                 link.last_arrival_s = max(link.last_arrival_s, self.loop.now_s + RETRANSMISSION_S)
-                self.loop.call_at(link.last_arrival_s, self._arrive, link, arrive, args)
+                self.loop.call_at(link.last_arrival_s, self._arrive, link, number, arrive, args)
 
     def process_ended(self, transport: SimTransport, told: bool) -> None:
         """The kernel of a killed process resets its connections; a dead host says nothing, ever."""
