@@ -74,9 +74,6 @@ INCARNATION_BITS = 63
 BATCH_FOLDER = "batches"
 """Below the state directory: uploaded files, batches and their answers."""
 
-STOP_LINGER_S = 0.5
-"""Beyond the grace, for the last bytes of answers."""
-
 
 @dataclass(frozen=True, slots=True)
 class Addresses:

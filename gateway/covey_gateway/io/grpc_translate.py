@@ -10,8 +10,6 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from google.protobuf.message import Message
-
 from covey_gateway.core.errors import JSON
 from covey_gateway.core.front import AnswerHead
 from covey_mesh.wire.v1 import inference_pb2 as wire
@@ -251,11 +249,6 @@ def complete_chunks(event: Mapping[str, Any]) -> Iterable[wire.CompleteChunk]:
             finish_reason=choice.get("finish_reason") or "",
             usage=usage(event),
         )
-
-
-def carries_nothing(chunk: Message) -> bool:
-    """True for a chunk with every field unset."""
-    return not chunk.ListFields()
 
 
 def _answer_message(message: Mapping[str, Any]) -> wire.ChatMessage:

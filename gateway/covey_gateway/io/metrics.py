@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, ProcessCollector
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import generate_latest
 
 from covey_gateway.core.observer import RequestSummary
 from covey_gateway.io.pool_metrics import PoolCollector
@@ -23,7 +23,6 @@ from covey_mesh.core.ports import LinkLoss
 LABEL_VALUES_MAX = 256
 """Distinct values of one label over a process's life; later ones are counted as "other"."""
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _FIRST_TOKEN_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _PER_TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5)

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 from covey_mesh.core.frozen import frozen
-from covey_mesh.core.names import NodeId
 
 
 class FailureCode(enum.Enum):
@@ -87,6 +86,3 @@ class Upstream(Protocol):
 
 OpenRequest = Callable[[ForwardedRequest, ResponseSink], Upstream]
 """Starts an attempt on one known machine."""
-
-OpenRequestOn = Callable[[NodeId, ForwardedRequest, ResponseSink], Upstream]
-"""Starts an attempt on the machine named, here or across a link."""

@@ -45,7 +45,6 @@ USAGE_TAIL_BYTES = 4096
 HANDED_BACK_WITHIN_S = 1.0
 """Between handing the last attempts back and ending an engine that has not let go of them."""
 
-EXPIRED_RETRY_AFTER_MS = 1000
 ASKS_FOR_USAGE = b'"include_usage"'
 HOLDING_BACK = (b'"tools"', b'"functions"', b'"stream_interval"', b'"response_format"')
 """Fields of a stream with which an engine may write many tokens before it sends an event."""
