@@ -25,4 +25,5 @@ def test_every_line_is_drawn_within_the_picture(log: bool) -> None:
 
 
 def test_one_point_is_a_chart_too() -> None:
-    ElementTree.fromstring(line_chart("t", "x", "y", {"a": [(5.0, 0.0)]}))
+    chart = ElementTree.fromstring(line_chart("t", "x", "y", {"a": [(5.0, 0.0)]}))
+    assert "nan" not in ElementTree.tostring(chart, encoding="unicode").lower()

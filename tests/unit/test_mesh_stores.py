@@ -18,7 +18,8 @@ from covey_mesh.core.events import Promise
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.timing import LAN
 from covey_mesh.io import ballot_store, peer_cache
-from covey_mesh.io.ballot_store import BallotStore, CorruptBallot
+from covey_mesh.io.ballot_store import BallotStore
+from covey_mesh.io.checked_json import CorruptFile
 from covey_mesh.io.disk_worker import DiskWorker
 from covey_mesh.io.peer_cache import CACHED_PEERS_MAX, PeerCache
 
@@ -104,7 +105,7 @@ def test_what_cannot_be_read_makes_the_machine_abstain_and_is_kept_aside(
 )
 def test_values_out_of_bounds_are_corrupt(values: object) -> None:
     line = json.dumps(values).encode()
-    with pytest.raises(CorruptBallot):
+    with pytest.raises(CorruptFile):
         ballot_store.decode(line + b"\n%08x\n" % zlib.crc32(line))
 
 

@@ -5,9 +5,18 @@ from __future__ import annotations
 import pytest
 from tests.support.scheduling import node
 
+from covey_mesh.core.names import NodeId
 from covey_scheduler.core.prefix import BLOCK_BYTES, BLOCKS_MAX, PENDING_MAX, PrefixIndex, prefix_hashes
 
 LIFE = (1, 0)
+
+
+def matched_blocks(
+    known: PrefixIndex, node_id: NodeId, model: str, generation: tuple[int, int], hashes: tuple[int, ...]
+) -> int:
+    """As a decision asks: an engine of another generation is forgotten first, then the prompt is looked up."""
+    known.held_blocks(node_id, model, generation)
+    return max((blocks for blocks, machines in known.matches(model, hashes) if node_id in machines), default=0)
 
 
 @pytest.mark.parametrize(
@@ -35,18 +44,18 @@ def index() -> PrefixIndex:
 def test_longest_prefix_of_the_same_engine_and_life() -> None:
     known = index()
     known.add(node(1), "m", LIFE, (1, 2, 3), 0)
-    assert known.matched_blocks(node(1), "m", LIFE, (1, 2, 9, 3)) == 2
-    assert known.matched_blocks(node(1), "m", LIFE, (2, 3)) == 2
-    assert known.matched_blocks(node(1), "other", LIFE, (1,)) == 0
-    assert known.matched_blocks(node(2), "m", LIFE, (1,)) == 0
-    assert known.matched_blocks(node(1), "m", (1, 1), (1,)) == 0, "the engine restarted"
+    assert matched_blocks(known, node(1), "m", LIFE, (1, 2, 9, 3)) == 2
+    assert matched_blocks(known, node(1), "m", LIFE, (2, 3)) == 2
+    assert matched_blocks(known, node(1), "other", LIFE, (1,)) == 0
+    assert matched_blocks(known, node(2), "m", LIFE, (1,)) == 0
+    assert matched_blocks(known, node(1), "m", (1, 1), (1,)) == 0, "the engine restarted"
 
 
 def test_a_new_life_starts_empty() -> None:
     known = index()
     known.add(node(1), "m", LIFE, (1, 2, 3), 0)
     known.add(node(1), "m", (2, 0), (9,), 0)
-    assert known.matched_blocks(node(1), "m", (2, 0), (1, 2, 3)) == 0
+    assert matched_blocks(known, node(1), "m", (2, 0), (1, 2, 3)) == 0
     assert len(known) == 1
 
 
@@ -56,8 +65,8 @@ def test_the_ends_of_old_prefixes_are_forgotten_first() -> None:
     known.add(node(1), "m", LIFE, (1, 2, 13, 14, 15), 0)
     assert len(known) == 8
     known.add(node(1), "m", LIFE, (1, 2, 23), 0)
-    assert known.matched_blocks(node(1), "m", LIFE, (1, 2, 23)) == 3
-    assert known.matched_blocks(node(1), "m", LIFE, (1, 2, 3, 4, 5)) == 4
+    assert matched_blocks(known, node(1), "m", LIFE, (1, 2, 23)) == 3
+    assert matched_blocks(known, node(1), "m", LIFE, (1, 2, 3, 4, 5)) == 4
 
 
 def test_bounds_of_one_engine_and_of_all() -> None:
@@ -67,8 +76,8 @@ def test_bounds_of_one_engine_and_of_all() -> None:
     for number in range(2, 10):
         known.add(node(number), "m", LIFE, tuple(range(8)), 0)
         assert len(known) <= 20
-    assert known.matched_blocks(node(1), "m", LIFE, (0, 1)) == 0
-    assert known.matched_blocks(node(9), "m", LIFE, (0, 1)) == 2
+    assert matched_blocks(known, node(1), "m", LIFE, (0, 1)) == 0
+    assert matched_blocks(known, node(9), "m", LIFE, (0, 1)) == 2
 
 
 def test_machines_that_left_are_forgotten() -> None:
@@ -77,7 +86,7 @@ def test_machines_that_left_are_forgotten() -> None:
     known.add(node(2), "m", LIFE, (1,), 0)
     known.keep_only({node(2)})
     assert len(known) == 1
-    assert known.matched_blocks(node(1), "m", LIFE, (1,)) == 0
+    assert matched_blocks(known, node(1), "m", LIFE, (1,)) == 0
 
 
 def test_who_knows_how_much_deeper_rows_later() -> None:
@@ -111,7 +120,7 @@ def told(known: PrefixIndex, hashes: tuple[int, ...], hit: bool | None) -> None:
 
 
 def held(known: PrefixIndex, *hashes: int) -> list[int]:
-    return [each for each in hashes if known.matched_blocks(*ENGINE, LIFE, (each,))]
+    return [each for each in hashes if matched_blocks(known, *ENGINE, LIFE, (each,))]
 
 
 def test_what_an_engine_had_not_takes_all_older_things_along() -> None:
@@ -154,7 +163,7 @@ def test_the_end_of_a_prompt_of_another_life_says_nothing() -> None:
     known.add(*ENGINE, (2, 0), (1,), 0)
     known.ended(ENGINE, LIFE, late, False)
     known.ended((node(9), "m"), LIFE, late, False)
-    assert known.matched_blocks(*ENGINE, (2, 0), (1,)) == 1
+    assert matched_blocks(known, *ENGINE, (2, 0), (1,)) == 1
 
 
 def test_uses_that_never_end_are_bounded() -> None:

@@ -6,9 +6,7 @@ machine abstains for the longest lease there is. Not here: what a promise means 
 
 from __future__ import annotations
 
-import json
 import logging
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from covey_mesh.core.ballot import COUNTER_MAX, NO_BALLOT, Ballot
 from covey_mesh.core.events import Promise
 from covey_mesh.core.names import NodeId, is_id
 from covey_mesh.core.timing import LAN
+from covey_mesh.io.checked_json import CorruptFile, decode_checked, encode_checked
 from covey_mesh.io.disk_worker import DiskWorker
 from covey_mesh.io.state_files import PUBLIC_MODE, write_atomically
 
@@ -23,10 +22,6 @@ FILE_NAME = "ballot.json"
 FILE_BYTES_MAX = 4096
 
 _log = logging.getLogger(__name__)
-
-
-class CorruptBallot(Exception):
-    """The file does not hold what was once written."""
 
 
 class BallotStore:
@@ -44,7 +39,7 @@ class BallotStore:
                 return decode(file.read(FILE_BYTES_MAX + 1))
         except FileNotFoundError:
             return None
-        except CorruptBallot as error:
+        except CorruptFile as error:
             aside = self._path.with_suffix(".corrupt")
             self._path.replace(aside)
             _log.warning(
@@ -62,23 +57,19 @@ class BallotStore:
 
 
 def encode(promise: Promise) -> bytes:
-    """One line of JSON, and its checksum on a second."""
+    """A line of JSON, and its checksum on a second."""
     ballot = promise.ballot
-    line = json.dumps({"counter": ballot.counter, "node_id": ballot.node_id, "lease_s": promise.lease_s}).encode()
-    return line + b"\n%08x\n" % zlib.crc32(line)
+    return encode_checked({"counter": ballot.counter, "node_id": ballot.node_id, "lease_s": promise.lease_s})
 
 
 def decode(content: bytes) -> Promise:
-    """Raises CorruptBallot."""
-    line, _, checksum = content.partition(b"\n")
-    if checksum != b"%08x\n" % zlib.crc32(line):
-        raise CorruptBallot("checksum does not match")
+    """Raises CorruptFile."""
+    values = decode_checked(content)
     try:
-        values = json.loads(line)
         counter, node_id, lease_s = values["counter"], values["node_id"], float(values["lease_s"])
     except (ValueError, KeyError, TypeError) as error:
-        raise CorruptBallot(f"not a ballot: {error!r}") from error
+        raise CorruptFile(f"not a ballot: {error!r}") from error
     whole = isinstance(counter, int) and 0 <= counter <= COUNTER_MAX and isinstance(node_id, str)
     if not whole or not 0 <= lease_s <= 3600 or (counter > 0 and not is_id(node_id)):
-        raise CorruptBallot("values out of bounds")
+        raise CorruptFile("values out of bounds")
     return Promise(Ballot(counter, NodeId(node_id)), lease_s)

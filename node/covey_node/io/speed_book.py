@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from covey_mesh.io.checked_json import CorruptFile, decode_checked, encode_checked
 from covey_mesh.io.state_files import PUBLIC_MODE, write_atomically
 from covey_node.core.settings import ModelSpec
 from covey_node.core.speed_record import SpeedRecord, from_plain, plain
@@ -29,10 +29,6 @@ FORMAT = 1
 KEY_CHARACTERS = 32
 
 _log = logging.getLogger(__name__)
-
-
-class CorruptBook(Exception):
-    """The file does not hold what was once written."""
 
 
 class Worker(Protocol):
@@ -75,7 +71,7 @@ class SpeedBook:
                 return decode(file.read(FILE_BYTES_MAX + 1))
         except FileNotFoundError:
             return OrderedDict()
-        except (CorruptBook, OSError) as error:
+        except (CorruptFile, OSError) as error:
             self._set_aside(error)
             return OrderedDict()
 
@@ -92,24 +88,21 @@ class SpeedBook:
 
 
 def encode(records: OrderedDict[str, SpeedRecord]) -> bytes:
-    """One line of JSON, and its checksum on a second. Records that are saved last stand last."""
-    content = {"format": FORMAT, "configurations": {key: plain(record) for key, record in records.items()}}
-    line = json.dumps(content).encode()
-    return line + b"\n%08x\n" % zlib.crc32(line)
+    """A line of JSON, and its checksum on a second. Records that are saved last stand last."""
+    return encode_checked({"format": FORMAT, "configurations": {key: plain(record) for key, record in records.items()}})
 
 
 def decode(content: bytes) -> OrderedDict[str, SpeedRecord]:
-    """Raises CorruptBook."""
-    line, _, checksum = content.partition(b"\n")
-    if len(content) > FILE_BYTES_MAX or checksum != b"%08x\n" % zlib.crc32(line):
-        raise CorruptBook("too long, or its checksum does not match")
+    """Raises CorruptFile."""
+    if len(content) > FILE_BYTES_MAX:
+        raise CorruptFile("too long")
+    values = decode_checked(content)
     try:
-        values: Any = json.loads(line)
         if values["format"] != FORMAT or len(values["configurations"]) > CONFIGURATIONS_MAX:
-            raise CorruptBook("another format")
+            raise CorruptFile("another format")
         return OrderedDict((str(key)[:KEY_CHARACTERS], from_plain(r)) for key, r in values["configurations"].items())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CorruptBook(f"not measured speeds: {error!r}") from error
+        raise CorruptFile(f"not measured speeds: {error!r}") from error
 
 
 def key_of(spec: ModelSpec, arguments: list[str], hardware: list[str]) -> str:

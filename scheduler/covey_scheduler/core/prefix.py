@@ -111,13 +111,6 @@ class PrefixIndex:
             found.append((depth, holding))
         return found
 
-    def matched_blocks(self, node_id: NodeId, model: str, generation: tuple[int, int], hashes: tuple[int, ...]) -> int:
-        """Length of the longest known prefix, in blocks; 0 for an engine of another generation."""
-        engine = self._engines.get((node_id, model))
-        if engine is None or engine.generation != generation:
-            return 0
-        return max((blocks for blocks, machines in self.matches(model, hashes) if node_id in machines), default=0)
-
     def held_blocks(self, node_id: NodeId, model: str, generation: tuple[int, int]) -> int:
         """All blocks known of one engine. One of another generation is forgotten: its cache is gone."""
         engine = self._engines.get((node_id, model))
