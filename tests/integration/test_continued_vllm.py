@@ -18,6 +18,7 @@ import pytest
 from tests.lan.chaos.kinds import KINDS
 from tests.lan.chaos.near_ties import unlikely
 from tests.support.engines import engine_processes, engine_sockets
+from tests.support.undecided import engine_answer
 
 from covey.demo.agent_process import AgentProcess
 from covey.demo.pool import CHAT_MODEL, DemoPool
@@ -31,8 +32,6 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 STORY = "Tell me a story about a fox."
 TOKENS_MAX = 120
-UNDECIDED = 0.15
-"""Nats between the two best tokens, below which rounding may turn them around."""
 
 
 def asked(path: str) -> dict[str, Any]:
@@ -58,41 +57,13 @@ def told(stream: bytes) -> tuple[str, list[str], dict[str, int]]:
     return read.text, [read.finish_reason], {k: usage[k] for k in ("prompt_tokens", "completion_tokens")}
 
 
-def same_or_undecided(found: str, expected: str, tokens: list[tuple[str, float]]) -> bool:
-    """True if equal; False if they part where the two best tokens were as good as equally likely; else fails."""
-    if found == expected:
-        return True
-    parted = next((i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), len(expected))
-    position = 0
-    for token, lead in tokens:
-        position += len(token)
-        if position > parted:
-            assert lead < UNDECIDED, (
-                f"parted at {token!r}, which led by {lead:.3f}: {found[parted - 20 : parted + 20]!r}"
-            )
-            return False
-    raise AssertionError(f"goes on after the end: {found[parted:]!r}")
-
-
-def with_leads(socket: Path, path: str) -> list[tuple[str, float]]:
-    """Each token of the undisturbed answer, and by how much its log probability led the second best."""
-    logprobs = {"logprobs": 2} if path == TEXT else {"logprobs": True, "top_logprobs": 2}
-    body = {**asked(path), "stream": False, "stream_options": None, **logprobs}
-    choice = json.loads(ask_engine(socket, path, json.dumps(body).encode()))["choices"][0]["logprobs"]
-    if path == TEXT:
-        best = [sorted(each.values(), reverse=True) for each in choice["top_logprobs"]]
-        return [(token, each[0] - each[1]) for token, each in zip(choice["tokens"], best, strict=True)]
-    best = [sorted((t["logprob"] for t in each["top_logprobs"]), reverse=True) for each in choice["content"]]
-    return [(each["token"], two[0] - two[1]) for each, two in zip(choice["content"], best, strict=True)]
-
-
 @pytest.mark.parametrize("path", [CHAT, TEXT])
 def test_every_cut_on_the_engine_itself(vllm_pool: DemoPool, path: str) -> None:
     sockets = [engine_sockets(agent)[CHAT_MODEL] for agent in vllm_pool.agents]
     body = json.dumps(asked(path)).encode()
     whole = ask_engine(sockets[0], path, body)
     expected = told(whole)
-    tokens = with_leads(sockets[0], path)
+    undisturbed = engine_answer(sockets[0], path, asked(path))
     same = 0
     events = [event + b"\n\n" for event in whole.split(b"\n\n")[:-1]]
     assert len(events) > 30
@@ -109,7 +80,7 @@ def test_every_cut_on_the_engine_itself(vllm_pool: DemoPool, path: str) -> None:
         assert isinstance(plan, ContinuedRequest)
         rest = Splicer(plan, {}).feed(ask_engine(sockets[1], path, plan.body))
         text, *others = told(first + rest)
-        if same_or_undecided(text, expected[0], tokens):
+        if undisturbed.told_by(text):
             same += 1
             assert others == list(expected[1:]), f"cut after {cut} events"
     print(f"{same} of {len(events) - 1} cuts gave the same text to the last character")
@@ -172,8 +143,8 @@ def test_an_engine_that_ends_or_wedges_in_mid_answer(vllm_pool: DemoPool, path: 
             os.kill(pid, signal.SIGCONT)
         vllm_pool.wait_ready(lambda *_: None)
     print(f"{number.name} of the engine: longest pause {disturbed.longest_pause_s:.3f} s")
-    tokens = with_leads(engine_sockets(vllm_pool.first)[CHAT_MODEL], path)
-    if same_or_undecided(disturbed.text, undisturbed.text, tokens):
+    of_the_engine = engine_answer(engine_sockets(vllm_pool.first)[CHAT_MODEL], path, asked(path))
+    if of_the_engine.told_by(disturbed.text) and of_the_engine.told_by(undisturbed.text):
         assert disturbed.usage == undisturbed.usage
     others = {agent.name for agent in vllm_pool.agents} - {disturbed.machine}
     assert disturbed.flag == {"continued": 1, "machines": [disturbed.machine, *others]}

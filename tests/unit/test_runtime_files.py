@@ -112,7 +112,11 @@ def test_a_process_that_lost_its_token_is_known_by_its_session(tmp_path: Path) -
 
 
 def test_nothing_is_ours_after_a_reboot_or_when_the_id_was_reused() -> None:
-    mine = Note("e" * 32, runtime_files.boot_id(), 1, 1).with_leader(os.getsid(0))
-    assert os.getpid() in mine.processes()
-    assert replace(mine, boot_id="another").processes() == []
-    assert replace(mine, leader_started=mine.leader_started + 1).processes() == []
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as leader:
+        mine = Note("e" * 32, runtime_files.boot_id(), 1, 1).with_leader(leader.pid)
+        try:
+            assert mine.processes() == [leader.pid]
+            assert replace(mine, boot_id="another").processes() == []
+            assert replace(mine, leader_started=mine.leader_started + 1).processes() == []
+        finally:
+            leader.kill()

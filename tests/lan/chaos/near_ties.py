@@ -16,10 +16,8 @@ import httpx
 from tests.lan.chaos.judging import Told
 from tests.lan.chaos.kinds import CHAT, KINDS, Kind
 from tests.lan.chaos.observation import Ended, Observation
+from tests.support.undecided import UNDECIDED_NATS
 
-UNDECIDED_NATS = 0.15
-"""Between two tokens' log probabilities; less than this, rounding may turn them around (tests/integration/
-test_continued_vllm.py has the same)."""
 ENGINE_TIMEOUT_S = 120.0
 
 
