@@ -14,8 +14,9 @@ from tests.contract.conftest import QUEUE_LIMIT, Subject
 from covey_mesh.core.exchange import FailureCode, Upstream
 from covey_mesh.core.facts import EngineState, Task
 from covey_mesh.core.limits import STREAM_WINDOW_BYTES
+from covey_mesh.core.silence import TOKENS_AN_EVENT
 from covey_node.core.engine import Engine
-from covey_node.core.engine_progress import COLD_S, TOKENS_AN_EVENT, OpenAttempt
+from covey_node.core.engine_progress import COLD_S, OpenAttempt
 from covey_node.core.simulated import Fault, FaultKind
 from covey_node.io.engine_watch import EngineWatch
 from covey_node.io.vllm import VllmEngine

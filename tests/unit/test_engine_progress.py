@@ -6,16 +6,13 @@ from collections.abc import Sequence
 
 import pytest
 
+from covey_mesh.core.silence import FACTOR, FLOOR_S, TOKENS_A_TOOL_CALL, TOKENS_AN_EVENT
 from covey_node.core import engine_progress as progress
 from covey_node.core.engine_progress import (
     COLD_S,
-    FACTOR,
-    FLOOR_S,
     LOOK_S_MAX,
     PROBE_EVERY_S,
     RESTART_AFTER_S,
-    TOKENS_A_TOOL_CALL,
-    TOKENS_AN_EVENT,
     EngineProgress,
     OpenAttempt,
     State,

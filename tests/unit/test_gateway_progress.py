@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 
 from covey_gateway.core.circuit import CIRCUITS_MAX, PAUSE_FIRST_S, PAUSE_MAX_S, WINDOW_S, CircuitBreaker
-from covey_gateway.core.progress import FLOOR_S, TOKENS_A_TOOL_CALL, Work, pace_of
+from covey_gateway.core.progress import Work, pace_of
 from covey_mesh.core.facts import EngineState, ModelLoad, Task
 from covey_mesh.core.names import NodeId
+from covey_mesh.core.silence import FLOOR_S, TOKENS_A_TOOL_CALL
 
 A, B = NodeId("a" * 32), NodeId("b" * 32)
 STREAM = Work(prompt_tokens=1000, answer_tokens_most=0, streaming=True)

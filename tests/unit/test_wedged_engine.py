@@ -9,7 +9,8 @@ from tests.unit.test_node import Lab, Sink, model, with_lab
 
 from covey_mesh.core.exchange import FailureCode
 from covey_mesh.core.facts import EngineState
-from covey_node.core.engine_progress import COLD_S, FLOOR_S, PROBE_EVERY_S, RESTART_AFTER_S
+from covey_mesh.core.silence import FLOOR_S
+from covey_node.core.engine_progress import COLD_S, PROBE_EVERY_S, RESTART_AFTER_S
 from covey_node.core.simulated import Fault, FaultKind
 
 HANG = Fault(FaultKind.HANG)

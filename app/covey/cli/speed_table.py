@@ -14,7 +14,7 @@ Json = Mapping[str, Any]
 
 LENGTHS_SHOWN = 3
 SLOWER_SHOWN = 1.05
-TITLES = ("MODEL", "MACHINE", "PROMPT TOKENS/S BY LENGTH", "MS A STEP BY BATCH", "LOAD", "FROM", "CONFIDENCE", "AGE")
+TITLES = ("MODEL", "MACHINE", "PROMPT TOKENS/S BY LENGTH", "MS A STEP BY BATCH", "LOAD", "FROM", "SURE", "AGE")
 
 
 def speeds_table(content: Json) -> RenderableType:

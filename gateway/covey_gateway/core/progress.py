@@ -11,32 +11,22 @@ Not here: the clock, and what follows (request_serving.py, circuit.py).
 
 from __future__ import annotations
 
+from covey_mesh.core import silence
 from covey_mesh.core.facts import ModelLoad, Task
 from covey_mesh.core.frozen import frozen
 from covey_mesh.core.names import NodeId
+from covey_mesh.core.silence import (
+    CONTEXT_TOKENS_UNKNOWN,
+    FACTOR,
+    FLOOR_S,
+    SLOWEST_DECODE_TOKENS_PER_S,
+    SLOWEST_PREFILL_TOKENS_PER_S,
+    STEP_PROMPT_TOKENS,
+)
 from covey_scheduler.core.machine import clean_load
 
-FACTOR = 4.0
-"""Over the expected time: decode speed halves with a full batch, a preempted request is computed twice."""
-
-FLOOR_S = 2.0
-"""A busy event loop, a report's age, a reconnecting link."""
-
-SLOWEST_PREFILL_TOKENS_PER_S = 200.0
-SLOWEST_DECODE_TOKENS_PER_S = 2.0
-"""Below these nobody would wait; used while nothing is measured."""
-
-STEP_PROMPT_TOKENS = 2048
-"""Prompt tokens of others that an engine may compute between two tokens of a stream (vLLM: max_num_batched_tokens);
-no more than it has queued."""
-
-TOKENS_AN_EVENT = 16
-"""Tokens that an engine may join in one event, or hold back for a stop string."""
-
-TOKENS_A_TOOL_CALL = 512
-"""Tokens that a tool-call parser may hold back until the call is complete."""
-
-CONTEXT_TOKENS_UNKNOWN = 32_768
+TOKENS_AN_EVENT = 2 * silence.TOKENS_AN_EVENT
+"""Twice what the node that has the engine allows: it sees more, and is to speak first."""
 
 
 @frozen
@@ -89,6 +79,7 @@ def pace_of_clean(load: ModelLoad | None, work: Work) -> Pace:
     decode = (load.decode_tokens_per_s if load else 0.0) or SLOWEST_DECODE_TOKENS_PER_S
     if load is not None and load.task is Task.EMBED:
         return _embedding_pace(prefill, load.queued_prompt_tokens, work)
+    # No more than it has queued.
     step_s = min(STEP_PROMPT_TOKENS, load.queued_tokens if load else STEP_PROMPT_TOKENS) / prefill
     ahead_s = load.queued_tokens / (decode * max(1, load.running_requests)) if load else 0.0
     expected_s = work.prompt_tokens / prefill + step_s + ahead_s

@@ -10,12 +10,13 @@ from typing import Any
 from covey_gateway.core import errors
 from covey_gateway.core import request_events as ev
 from covey_gateway.core.held_answer import HeldAnswer
-from covey_gateway.core.progress import TOKENS_A_TOOL_CALL, TOKENS_AN_EVENT, Work
+from covey_gateway.core.progress import TOKENS_AN_EVENT, Work
 from covey_gateway.core.request_state import Phase, RequestState
 from covey_gateway.core.retrying import backoff_s
 from covey_gateway.core.splicing import Splicer
 from covey_mesh.core.asking import TURNED_AWAY_DEADLINE, TURNED_AWAY_EXPIRED, TURNED_AWAY_QUEUE_FULL, Ask
 from covey_mesh.core.names import NodeId
+from covey_mesh.core.silence import TOKENS_A_TOOL_CALL
 from covey_scheduler.core.filters import NOT_OFFERED
 
 QUEUED_REMINDER_S = 5.0

@@ -5,13 +5,13 @@ from __future__ import annotations
 from covey_gateway.core import errors
 from covey_gateway.core import request_events as ev
 from covey_gateway.core.event_stream import ERROR_EVENT, engine_fault, read_cached_tokens, read_usage
-from covey_gateway.core.progress import FLOOR_S
 from covey_gateway.core.request_continuing import Continuing
 from covey_gateway.core.request_state import Phase
 from covey_gateway.core.retrying import BUSY, FINAL
 from covey_mesh.core.asking import AttemptReport
 from covey_mesh.core.exchange import Failure, FailureCode
 from covey_mesh.core.names import NodeId
+from covey_mesh.core.silence import FLOOR_S
 
 CLIENT_GONE_STATUS = 499
 LOOKS_A_GAP = 2

@@ -17,52 +17,37 @@ from dataclasses import replace
 from covey_gateway.core import errors, offer
 from covey_gateway.core import request_events as ev
 from covey_gateway.core.circuit import CircuitBreaker
-from covey_gateway.core.cutting import CUT_PATHS, Units, units_of
 from covey_gateway.core.errors import GatewayError
 from covey_gateway.core.event_stream import TokenRatio
-from covey_gateway.core.front import ActiveRequest, AnswerHead, ClientSink, IncomingRequest
+from covey_gateway.core.front import ActiveRequest, ClientSink, IncomingRequest
 from covey_gateway.core.observer import Observer
+from covey_gateway.core.parting import CutRequest, cut
 from covey_gateway.core.paths import ENGINE_PATHS, PathKind
 from covey_gateway.core.progress import CleanLoads, Pace, Work, pace_of_clean
 from covey_gateway.core.records import RecordBook, RequestRecord
 from covey_gateway.core.request import RequestMachine
 from covey_gateway.core.request_state import Surroundings
 from covey_gateway.core.retrying import BufferBudget
-from covey_gateway.core.routing_fields import (
-    BYTES_PER_TOKEN,
-    TOKENS_MAX,
-    RoutingFields,
-    read_routing_fields,
-)
+from covey_gateway.core.routing_fields import BYTES_PER_TOKEN, RoutingFields, read_routing_fields
 from covey_gateway.core.settings import RequestSettings
 from covey_gateway.core.sharded_request import ShardedRequest
 from covey_gateway.core.sharing import UsersAhead, class_of, sharing_name
 from covey_gateway.core.waiting_line import CLOSED_S, WaitingLines, alone_full
 from covey_gateway.io.flight import Cancellable, Flight, Timers
 from covey_gateway.io.flight import Surroundings as FlightSurroundings
-from covey_gateway.io.sharded_flight import CutRequest, PartSurroundings, ShardedFlight
+from covey_gateway.io.refusal import Refusal
+from covey_gateway.io.sharded_flight import PartSurroundings, ShardedFlight
 from covey_mesh.core.asking import Answer, Ask, AttemptReport, Decision, Outcome
 from covey_mesh.core.ballot import Ballot
 from covey_mesh.core.exchange import ForwardedRequest, ResponseSink, Upstream
 from covey_mesh.core.facts import PoolView
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.ports import LinkLoss, Mesh
+from covey_mesh.core.silence import may_hold_back
 from covey_scheduler.core.prefix import prefix_hashes
-from covey_scheduler.core.sharding import (
-    Part,
-    ShardingSettings,
-    Worker,
-    choices_worth_it,
-    cut_choices,
-    cut_inputs,
-    in_flight_limit,
-    workers_of,
-)
+from covey_scheduler.core.sharding import Part, ShardingSettings
 
 logger = logging.getLogger(__name__)
-
-HOLDING_BACK = (b'"tools"', b'"functions"', b'"stream_interval"', b'"response_format"')
-"""Fields with which an engine may write many tokens before it sends an event."""
 
 OFFER_FRESH_S = 0.5
 """How long the list of models, read from the view, is used before it is read again."""
@@ -159,10 +144,11 @@ class RequestRunner:
             raise errors.context_exceeded(limit, fields.prompt_tokens_least, "at least")
         facts = self._facts(request_id, request, fields, model, limit)
         label = model if model in offered else ""
-        if fields.batch or fields.choices > 1:
-            cut = self._cut(facts, request.body, fields, label, limit)
-            if cut is not None:
-                return self._begin_parts(*cut, sink)
+        if label and fields.units_most > 1 and len(self._sharded) < self._sharding.requests_max:
+            members, ratio = self._mesh.view().members.values(), self._ratio.of(model)
+            parted = cut(facts, request.body, fields, members, limit, ratio, self._sharding)
+            if parted is not None:
+                return self._begin_parts(parted, sink)
         learn = None
         if label and not fields.token_ids:
             learn = functools.partial(self._ratio.learn, model, fields.text_bytes)
@@ -186,68 +172,25 @@ class RequestRunner:
 
     # --- requests that are cut ---------------------------------------------------------------------------------------
 
-    def _cut(
-        self, facts: ev.RequestFacts, body: bytes, fields: RoutingFields, label: str, limit: int
-    ) -> tuple[CutRequest, list[Part], int] | None:
-        """The request as parts, with how many may be in flight; None where it stays whole."""
-        settings = self._sharding
-        if not settings.enabled or not label or len(self._sharded) >= settings.requests_max:
-            return None
-        if facts.path not in CUT_PATHS or fields.units_most < 2:
-            return None
-        workers = workers_of(facts.model, self._mesh.view().members.values())
-        units = units_of(facts.path, body, fields) if len(workers) > 1 else None
-        if units is None:
-            return None
-        ratio = self._ratio.of(facts.model)
-        parts = self._parts(facts, units, workers, ratio)
-        cut = CutRequest(facts, units, ratio, limit, label)
-        return (cut, parts, in_flight_limit(workers, not units.embeds, settings)) if len(parts) > 1 else None
-
-    def _parts(self, facts: ev.RequestFacts, units: Units, workers: list[Worker], ratio: float) -> list[Part]:
-        whole = Part(0, units.count)
-        if units.embeds:
-            return cut_inputs(units.prompt_tokens(whole, ratio), workers, self._sharding)
-        each = facts.max_output_tokens // units.choices
-        if units.prompts == 1 and not choices_worth_it(facts.prompt_tokens, each, workers):
-            return [whole]
-        parts = cut_choices(units.prompts, units.choices, self._sharding)
-        # Parts with several texts could not be continued elsewhere: such a stream stays with one machine.
-        return [whole] if units.streaming and len(parts) < units.count else parts
-
-    def _begin_parts(self, cut: CutRequest, parts: list[Part], in_flight_max: int, sink: ClientSink) -> ShardedFlight:
+    def _begin_parts(self, cut: CutRequest, sink: ClientSink) -> ShardedFlight:
         facts, settings = cut.facts, self._sharding
         record = self._record(facts)
-        machine = ShardedRequest(cut.units, parts, in_flight_max, settings.held_bytes_max, self._sharded_budget)
+        machine = ShardedRequest(cut.units, cut.parts, cut.in_flight_max, settings.held_bytes_max, self._sharded_budget)
         flight = ShardedFlight(self, cut, machine, record, sink)
         self.records.add(record)
         self._sharded[facts.request_id] = flight
         self._empty.clear()
-        self.observer.request_started(facts.path, cut.model_label)
-        self.observer.request_cut(facts.path, len(parts))
+        self.observer.request_started(facts.path, facts.model)
+        self.observer.request_cut(facts.path, len(cut.parts))
         return flight
 
     def open_part(self, cut: CutRequest, number: int, attempt: int, part: Part, sink: ClientSink) -> Flight:
         """A request like any other, for one part of a cut one (covey_gateway.io.sharded_flight.Owner)."""
-        whole, units = cut.facts, cut.units
-        tokens = units.prompt_tokens(part, cut.bytes_per_token) or [whole.prompt_tokens]
-        total = min(sum(tokens), TOKENS_MAX)
-        texts, choices = part.end - part.begin, units.choices
-        facts = replace(
-            whole,
-            request_id=f"{whole.request_id}.{number}" + (f"-{attempt}" if attempt > 1 else ""),
-            prompt_tokens=total,
-            longest_prompt_tokens=min(total, cut.context_tokens or total) if len(tokens) > 1 else 0,
-            max_output_tokens=whole.max_output_tokens // choices * texts,
-            answer_tokens_most=whole.answer_tokens_most // choices * texts,
-            arrived_s=self._clock(),
-            # The same prompt everywhere would draw all its choices to one machine.
-            prefix_hashes=whole.prefix_hashes if number == 0 and units.prompts == 1 else (),
-        )
-        learn, text_bytes = None, units.text_bytes(part)
+        facts = cut.part_facts(number, attempt, part, self._clock())
+        learn, text_bytes = None, cut.units.text_bytes(part)
         if text_bytes:
-            learn = functools.partial(self._ratio.learn, whole.model, text_bytes)
-        return self._begin(facts, units.body(part), sink, cut.model_label, learn, whole.request_id)
+            learn = functools.partial(self._ratio.learn, facts.model, text_bytes)
+        return self._begin(facts, cut.units.body(part), sink, facts.model, learn, cut.facts.request_id)
 
     def parts_landed(self, request_id: str) -> None:
         self._sharded.pop(request_id, None)
@@ -289,7 +232,7 @@ class RequestRunner:
             priority=class_of(request.priority, fields.service_tier, self._best_classes.get(request.user, 0)),
             deadline_at_s=None if request.deadline_s is None else now_s + request.deadline_s,
             answer_tokens_most=fields.max_output_tokens or 0,
-            may_hold_back=any(field in request.body for field in HOLDING_BACK),
+            may_hold_back=may_hold_back(request.body),
         )
 
     def _flight(self, facts: ev.RequestFacts, body: bytes, sink: ClientSink, around: FlightSurroundings) -> Flight:
@@ -530,28 +473,3 @@ class RequestRunner:
     def _feed(self, flight: Flight, event: ev.Event) -> None:
         if flight.record.total_s is None:
             flight.feed(event)
-
-
-class Refusal:
-    """A request that was refused before it began; an ActiveRequest like any other."""
-
-    def __init__(self, timers: Timers, request_id: str, error: GatewayError, sink: ClientSink) -> None:
-        self.request_id = request_id
-        self._error = error
-        self._sink = sink
-        self._timer = timers.call_soon(self._tell)
-
-    def _tell(self) -> None:
-        error = self._error
-        self._sink.head(AnswerHead(error.status, errors.JSON, self.request_id, retry_after_s=error.retry_after_s))
-        self._sink.data(error.body())
-        self._sink.end(None)
-
-    def cancel(self) -> None:
-        self._timer.cancel()
-
-    def pause(self) -> None:
-        """The answer is one small piece."""
-
-    def resume(self) -> None:
-        """See pause."""

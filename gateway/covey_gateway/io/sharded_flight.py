@@ -8,15 +8,14 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from covey_gateway.core import errors
 from covey_gateway.core import request_events as ev
 from covey_gateway.core import sharded_request as sharded
-from covey_gateway.core.cutting import Units
 from covey_gateway.core.front import ActiveRequest, AnswerHead, ClientSink
 from covey_gateway.core.observer import Observer, RequestSummary
+from covey_gateway.core.parting import CutRequest
 from covey_gateway.core.records import PartRecord, RequestRecord
 from covey_gateway.core.sharded_request import ShardedRequest
 from covey_gateway.io.flight import Cancellable, Flight, Surroundings, Timers
@@ -26,17 +25,6 @@ from covey_mesh.core.names import NodeId
 from covey_scheduler.core.sharding import Part
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class CutRequest:
-    """What the runner knows of a request that it cuts. `facts` are the whole request's; `context_tokens` 0: unknown."""
-
-    facts: ev.RequestFacts
-    units: Units
-    bytes_per_token: float
-    context_tokens: int
-    model_label: str
 
 
 class Owner(Protocol):
@@ -181,7 +169,7 @@ class ShardedFlight:
         record = self._record
         return RequestSummary(
             path=record.path,
-            model=self._cut.model_label,
+            model=self._cut.facts.model,
             node_id=None,
             status=self.machine.status,
             streaming=record.streaming,
@@ -220,7 +208,7 @@ class ShardedFlight:
         self._record.first_byte_s = self._owner.now_s() - facts.arrived_s
         first = next((part.node_id for part in self._record.parts if part.node_id is not None), None)
         if facts.streaming and first is not None:
-            self._owner.observer.first_byte(self._cut.model_label, first, self._record.first_byte_s)
+            self._owner.observer.first_byte(self._cut.facts.model, first, self._record.first_byte_s)
         if self._gone:
             return
         self._client.head(

@@ -21,27 +21,13 @@ import enum
 from collections.abc import Sequence
 
 from covey_mesh.core.frozen import frozen
-
-FACTOR = 4.0
-"""Over the expected time, as gateways do: decode halves with a full batch, a preempted request is computed twice."""
-
-FLOOR_S = 2.0
-"""For what no speed explains: a garbage collection, a busy processor."""
-
-SLOWEST_PREFILL_TOKENS_PER_S = 200.0
-SLOWEST_DECODE_TOKENS_PER_S = 2.0
-"""Below these nobody would wait; used while nothing is measured."""
-
-STEP_PROMPT_TOKENS = 2048
-"""Prompt tokens that an engine computes in one step (vLLM: max_num_batched_tokens)."""
-
-TOKENS_AN_EVENT = 8
-"""Tokens that an engine may join in one event, or hold back for a stop string."""
-
-TOKENS_A_TOOL_CALL = 512
-"""Tokens that a tool-call parser may hold back until the call is complete."""
-
-CONTEXT_TOKENS_UNKNOWN = 32_768
+from covey_mesh.core.silence import (
+    FACTOR,
+    FLOOR_S,
+    SLOWEST_DECODE_TOKENS_PER_S,
+    SLOWEST_PREFILL_TOKENS_PER_S,
+    STEP_PROMPT_TOKENS,
+)
 
 ANSWERED_AFTER_EVENTS = 4
 """The first events of some answers come before the prompt was computed ("response.created")."""

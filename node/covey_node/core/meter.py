@@ -105,7 +105,7 @@ class Meter:
     @property
     def prefill_tokens_per_s(self) -> float:
         """Of the engine as a whole, now; 0 before the first observation."""
-        return self._prefill.tokens_per_s / self._factors()[0]
+        return self._prefill.tokens_per_s / self.factors[0]
 
     @property
     def decode_tokens_per_s(self) -> float:
@@ -114,13 +114,20 @@ class Meter:
 
     def stream_tokens_per_s(self, batch: int) -> float:
         """Of one of so many streams, now; 0 before the first sample."""
-        step_s = self._decode.step_s(max(1, batch)) * self._factors()[1]
+        step_s = self._decode.step_s(max(1, batch)) * self.factors[1]
         return 1.0 / step_s if step_s > 0 else 0.0
 
     @property
     def factors(self) -> tuple[float, float]:
-        """Present pace over known pace, of prefill and decode; 1 where nothing has changed a moment ago."""
-        return self._factors()
+        """Present pace over known pace, of prefill and decode; 1 where nothing has changed a moment ago. What slows
+        one most likely slows the other: until that has been seen itself, it is expected to."""
+        now_s, prefill, decode = self._now_s, self._prefill.change, self._decode.change
+        p, d = prefill.factor(now_s), decode.factor(now_s)
+        if p == 1.0 and d > 1.0 and prefill.newest_s <= decode.since_s:
+            p = d
+        elif d == 1.0 and p > 1.0 and decode.newest_s <= prefill.since_s:
+            d = p
+        return p, d
 
     def known_kinds(self, now_s: float, age_s_max: float) -> int:
         """How many of prefill and decode were measured within this time."""
@@ -141,7 +148,7 @@ class Meter:
         """For the report. `unix_s`: the same moment, by the clock for people."""
         known = [e for e in (self._prefill.estimate, self._decode.estimate) if e is not None]
         newest_s = max((e.newest_s for e in known), default=now_s)
-        prefill_factor, decode_factor = self._factors()
+        prefill_factor, decode_factor = self.factors
         return ModelSpeeds(
             prefill=self._prefill.points(),
             decode=self._decode.points(),
@@ -311,17 +318,6 @@ class Meter:
         self._loads_s.extend(record.loads_s)
 
     # --- inside -------------------------------------------------------------------------------------------------------
-
-    def _factors(self) -> tuple[float, float]:
-        """Present pace over known pace, of prefill and decode. What slows one most likely slows the other: until that
-        has been seen itself, it is expected to."""
-        now_s, prefill, decode = self._now_s, self._prefill.change, self._decode.change
-        p, d = prefill.factor(now_s), decode.factor(now_s)
-        if p == 1.0 and d > 1.0 and prefill.newest_s <= decode.since_s:
-            p = d
-        elif d == 1.0 and p > 1.0 and decode.newest_s <= prefill.since_s:
-            d = p
-        return p, d
 
     def _source(self) -> str:
         if self._counts[LEARNED] >= LEARNED_AFTER:

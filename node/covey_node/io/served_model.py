@@ -13,16 +13,10 @@ from collections.abc import Callable
 from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, ResponseSink, Upstream
 from covey_mesh.core.facts import EngineState, ModelLoad, Task
 from covey_mesh.core.model_size import attention_per_token
+from covey_mesh.core.silence import CONTEXT_TOKENS_UNKNOWN, FACTOR, TOKENS_A_TOOL_CALL, TOKENS_AN_EVENT, may_hold_back
 from covey_node.core.admission import WAITING_S_MAX, Admission, Bounds, Place, Ticket
 from covey_node.core.engine import Engine, EngineInfo
-from covey_node.core.engine_progress import (
-    ANSWERED_AFTER_EVENTS,
-    CONTEXT_TOKENS_UNKNOWN,
-    FACTOR,
-    TOKENS_A_TOOL_CALL,
-    TOKENS_AN_EVENT,
-    OpenAttempt,
-)
+from covey_node.core.engine_progress import ANSWERED_AFTER_EVENTS, OpenAttempt
 from covey_node.core.measured import Measured
 from covey_node.core.meter import Meter, Metered
 from covey_node.core.settings import ModelSpec
@@ -46,8 +40,6 @@ HANDED_BACK_WITHIN_S = 1.0
 """Between handing the last attempts back and ending an engine that has not let go of them."""
 
 ASKS_FOR_USAGE = b'"include_usage"'
-HOLDING_BACK = (b'"tools"', b'"functions"', b'"stream_interval"', b'"response_format"')
-"""Fields of a stream with which an engine may write many tokens before it sends an event."""
 
 BESIDE_THE_ENGINE = frozenset({"/tokenize", "/detokenize", "/v1/messages/count_tokens"})
 """Answered by its HTTP server alone: no sign that the engine lives."""
@@ -91,7 +83,7 @@ class Attempt:
         self._untold_tokens = 0
         self._told_every = 1
         self._tells = request.streaming and ASKS_FOR_USAGE in request.body
-        self._holds_back = request.streaming and any(field in request.body for field in HOLDING_BACK)
+        self._holds_back = request.streaming and may_hold_back(request.body)
         self._status = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._last_word: asyncio.Handle | None = None
