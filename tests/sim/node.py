@@ -16,8 +16,9 @@ from covey_mesh.core.facts import EngineState, NodeLoad, Task
 from covey_mesh.core.names import NodeId
 from covey_node.core.engine import EngineInfo
 from covey_node.core.settings import ModelSpec
+from covey_node.io.attempt import refused
 from covey_node.io.node import PUBLISH_EVERY_S_MAX, PUBLISH_EVERY_S_MIN
-from covey_node.io.served_model import ServedModel, refused
+from covey_node.io.served_model import ServedModel
 from covey_node.io.simulated import SimulatedEngine
 
 

@@ -20,9 +20,10 @@ from covey_node.core.engine import Engine
 from covey_node.core.settings import ModelSpec, NodeSettings, SettingsError
 from covey_node.core.vllm_command import Host
 from covey_node.io import machine, runtime_files
+from covey_node.io.attempt import refused
 from covey_node.io.gpus import GpuInventory, GpuPoller
 from covey_node.io.model_card import ModelCard, ModelCardError, read_card
-from covey_node.io.served_model import ServedModel, refused
+from covey_node.io.served_model import ServedModel
 from covey_node.io.simulated import SimulatedEngine
 from covey_node.io.speed_book import SpeedBook, key_of
 from covey_node.io.supervisor import Supervisor

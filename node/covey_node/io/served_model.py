@@ -1,7 +1,4 @@
-"""One model of this machine: its engine, its admission and its speed, joined for each request by an Attempt.
-
-The token path passes through Attempt: per chunk one count of event marks, no parsing, no task.
-"""
+"""One model of this machine: its engine, its admission and its speed, joined for each request by an Attempt."""
 
 from __future__ import annotations
 
@@ -13,188 +10,29 @@ from collections.abc import Callable
 from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, ResponseSink, Upstream
 from covey_mesh.core.facts import EngineState, ModelLoad, Task
 from covey_mesh.core.model_size import attention_per_token
-from covey_mesh.core.silence import CONTEXT_TOKENS_UNKNOWN, FACTOR, TOKENS_A_TOOL_CALL, TOKENS_AN_EVENT, may_hold_back
 from covey_node.core.admission import WAITING_S_MAX, Admission, Bounds, Place, Ticket
 from covey_node.core.engine import Engine, EngineInfo
-from covey_node.core.engine_progress import ANSWERED_AFTER_EVENTS, OpenAttempt
+from covey_node.core.engine_progress import EngineProgress
 from covey_node.core.measured import Measured
 from covey_node.core.meter import Meter, Metered
 from covey_node.core.settings import ModelSpec
 from covey_node.core.speed_record import SpeedRecord
+from covey_node.io.attempt import Attempt, refused
 from covey_node.io.calibrating import Calibrator
 from covey_node.io.engine_watch import REFUSED_FOR_MS, EngineWatch
 from covey_node.io.supervisor import Supervisor
 from covey_node.io.vllm import VllmEngine
 
-EVENT_MARK = b"data: "
-"""Begins each event of a stream: one token, nearly always (vLLM joins tokens only when the reader lags)."""
-
 TOKENS_TOLD_TOGETHER = 4
 TOLD_TOGETHER_FROM_TOKENS_PER_S = 16.0
 """Of one stream: so that a machine that slows down to a fifth is still heard of in about a second."""
 
-USAGE_TAIL_BYTES = 4096
-"""A whole answer's usage object stands near its end."""
-
 HANDED_BACK_WITHIN_S = 1.0
 """Between handing the last attempts back and ending an engine that has not let go of them."""
-
-ASKS_FOR_USAGE = b'"include_usage"'
-
-BESIDE_THE_ENGINE = frozenset({"/tokenize", "/detokenize", "/v1/messages/count_tokens"})
-"""Answered by its HTTP server alone: no sign that the engine lives."""
 
 _CACHED_TOKENS = re.compile(rb'"cached_tokens":\s*(\d{1,9})')
 _PROMPT_TOKENS = re.compile(rb'"prompt_tokens":\s*(\d{1,9})')
 _COMPLETION_TOKENS = re.compile(rb'"completion_tokens":\s*(\d{1,9})')
-
-
-def refused(sink: ResponseSink, failure: Failure) -> Upstream:
-    """An attempt that ends at once, on the next turn of the loop."""
-    return _Refused(sink, failure)
-
-
-class _Refused:
-    def __init__(self, sink: ResponseSink, failure: Failure) -> None:
-        self._handle = asyncio.get_running_loop().call_soon(sink.end, failure)
-
-    def cancel(self) -> None:
-        self._handle.cancel()
-
-    def pause(self) -> None:
-        pass
-
-    def resume(self) -> None:
-        pass
-
-
-class Attempt:
-    """One admitted request: the Upstream of who opened it, the sink of the engine."""
-
-    def __init__(self, served: ServedModel, request: ForwardedRequest, sink: ResponseSink, ticket: Ticket) -> None:
-        self._served = served
-        self._progress = served.watch.progress
-        self._sink: ResponseSink | None = sink
-        self._upstream: Upstream | None = None
-        self._metered: Metered | None = None
-        self._paused = False
-        self._before = self._tail = b""
-        self._streaming = request.streaming
-        self._untold_tokens = 0
-        self._told_every = 1
-        self._tells = request.streaming and ASKS_FOR_USAGE in request.body
-        self._holds_back = request.streaming and may_hold_back(request.body)
-        self._status = 0
-        self._deadline: asyncio.TimerHandle | None = None
-        self._last_word: asyncio.Handle | None = None
-        self.request = request
-        self.ticket = ticket
-        if request.deadline_ms > 0:
-            loop = asyncio.get_running_loop()
-            self._deadline = loop.call_later(request.deadline_ms / 1000, self._late)
-
-    def run(self, engine: Engine, metered: Metered) -> None:
-        """Its turn has come."""
-        self._metered = metered
-        self._upstream = engine.open(self.request, self)
-        if self._paused:
-            self._upstream.pause()
-
-    def open_work(self, now_s: float, embeds: bool, context_tokens: int) -> OpenAttempt:
-        """As the engine's silence is judged by. An answer that comes as a whole does not show when its prompt was
-        computed; it is taken to be, FACTOR times as late as expected."""
-        request, ticket, metered = self.request, self.ticket, self._metered
-        if request.streaming:
-            answered = ticket.output_tokens >= ANSWERED_AFTER_EVENTS
-            silent_tokens = TOKENS_A_TOOL_CALL if self._holds_back else TOKENS_AN_EVENT
-        else:
-            due_s = ticket.prompt_due_s
-            began_s = now_s if metered is None else metered.mark_s
-            answered = not embeds and due_s is not None and now_s - began_s > FACTOR * (due_s - began_s)
-            silent_tokens = 0 if embeds else request.max_output_tokens or context_tokens or CONTEXT_TOKENS_UNKNOWN
-        return OpenAttempt(0 if answered else request.prompt_tokens, silent_tokens, self._paused)
-
-    def fail(self, failure: Failure) -> None:
-        """Ended from here (superseded, waited too long, late): the engine's work is aborted."""
-        if self._upstream is not None:
-            self._upstream.cancel()
-        self.end(failure)
-
-    def fail_soon(self, failure: Failure) -> None:
-        """As `fail`, but the sink hears of it on the next turn of the loop."""
-        sink = self._sink
-        if sink is not None:
-            self.cancel()
-            self._last_word = asyncio.get_running_loop().call_soon(sink.end, failure)
-
-    # What the opener calls.
-
-    def cancel(self) -> None:
-        if self._sink is None:
-            if self._last_word is not None:
-                self._last_word.cancel()
-            return
-        self._sink = None
-        if self._upstream is not None:
-            self._upstream.cancel()
-        self._over()
-
-    def pause(self) -> None:
-        self._paused = True
-        if self._upstream is not None:
-            self._upstream.pause()
-
-    def resume(self) -> None:
-        self._paused = False
-        if self._upstream is not None:
-            self._upstream.resume()
-
-    # What the engine calls.
-
-    def head(self, status: int, content_type: str, retry_after_s: int = 0) -> None:
-        self._status = status
-        if self._sink is not None:
-            self._sink.head(status, content_type, retry_after_s)
-
-    def data(self, chunk: bytes) -> None:
-        if self._streaming:
-            self._untold_tokens += chunk.count(EVENT_MARK)
-            if self._untold_tokens >= self._told_every:
-                self._progress.moved = True
-                self._tell_progress()
-            if self._tells:  # the usage may come in a read before "[DONE]"
-                self._before, self._tail = self._tail, chunk
-        else:
-            self._tail = (self._tail + chunk if len(chunk) < USAGE_TAIL_BYTES else chunk)[-USAGE_TAIL_BYTES:]
-        if self._sink is not None:
-            self._sink.data(chunk)
-
-    def end(self, failure: Failure | None) -> None:
-        if self._sink is None:
-            return
-        sink, self._sink = self._sink, None
-        if failure is None and self._status == 200:
-            self._progress.moved = self._progress.moved or self.request.path not in BESIDE_THE_ENGINE
-            if not self.request.streaming:
-                self._served.answered_whole(self.ticket, self._metered, self._tail)
-            elif self._tells:
-                self._served.streamed(self._metered, (self._before + self._tail)[-USAGE_TAIL_BYTES:])
-        self._over()
-        sink.end(failure)
-
-    def _late(self) -> None:
-        self.fail(Failure(FailureCode.DEADLINE_EXCEEDED, "the client's deadline passed before the answer was complete"))
-
-    def _tell_progress(self) -> None:
-        tokens, self._untold_tokens = self._untold_tokens, 0
-        self._told_every = self._served.progressed(self.ticket, self._metered, tokens)
-
-    def _over(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-        if self._untold_tokens:
-            self._tell_progress()
-        self._served.over(self, self._metered)
 
 
 class ServedModel:
@@ -225,6 +63,11 @@ class ServedModel:
         self._attempts: dict[Ticket, Attempt] = {}
         self.watch = EngineWatch(spec.name, spec.task or Task.GENERATE, clock, self._wedged)
         self.supervisor = Supervisor(spec.name, make_engine, clock, self._engine_changed)
+
+    @property
+    def progress(self) -> EngineProgress:
+        """Whether bytes come from its engine."""
+        return self.watch.progress
 
     def process_ids(self) -> list[int]:
         """Of its engine; none for one without processes of its own. May be called from any thread."""
