@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,6 +25,8 @@ from covey_mesh.core.names import NodeId
 NODE = NodeId("b" * 32)
 STREAM, JSON = "text/event-stream", "application/json"
 WAIT_S = 8.0
+DEFAULTS = HttpSettings()
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
 
 
 def on_uvloop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -240,3 +243,12 @@ async def eventually(condition: Callable[[], object], what: str) -> None:
 
 
 Answering = Callable[[Call], Awaitable[None]]
+
+
+def whole(call: Call) -> None:
+    """Answers with the number of bytes that came."""
+    call.answer(b'{"echo":%d}' % len(call.request.body))
+
+
+def code_of(body: bytes) -> str:
+    return str(json.loads(body)["error"]["code"])
