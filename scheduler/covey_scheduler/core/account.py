@@ -19,6 +19,7 @@ from covey_scheduler.core.expectation import AnswerLengths
 from covey_scheduler.core.filters import busy
 from covey_scheduler.core.holdings import Holdings
 from covey_scheduler.core.inflight import Inflight, RecentFailures, RequestKey, Reservation
+from covey_scheduler.core.loading import READY, Loads
 from covey_scheduler.core.machine import Candidate, Machine
 from covey_scheduler.core.machine_cache import MODELS_CACHED_MAX, MachineCache
 from covey_scheduler.core.policies import Policy
@@ -61,6 +62,7 @@ class PoolAccount:
         self._settings = settings
         self._policy = policy
         self._seen_at_s = 0.0
+        self._loads = Loads()
         self._machines = MachineCache()
         self._standings: OrderedDict[str, Standings] = OrderedDict()
         self._failed_before: dict[str, set[NodeId]] = {}
@@ -72,6 +74,7 @@ class PoolAccount:
     def view_changed(self, view: PoolView, now_s: float) -> None:
         if view.members.keys() != self.view.members.keys():
             self._prefixes.keep_only(view.members.keys())
+            self._loads.keep_only(view.members.keys())
         self.view = view
         self._seen_at_s = now_s
         self.inflight.observe(view, now_s)
@@ -194,6 +197,8 @@ class PoolAccount:
         changed = self.inflight.changed.pop(model, NOBODY)
         if self._failed_before or self.failures:
             changed = changed | self._failures_changed(model)
+        if self._loads:
+            changed = changed | self._loads.late(model, now_s)
         seen = self._machines.machines(model, self.view)
         if changed or standings.source is not seen.machines:
             standings.refresh(seen, changed, partial(self._candidate, model, now_s))
@@ -227,6 +232,7 @@ class PoolAccount:
             self.failures.count(machine.node_id, model, now_s),
             largest,
             self._prefixes.held_blocks(machine.node_id, model, machine.generation),
+            self._loads.ready_at_s(model, machine, now_s) if self._policy.late_binding else READY,
         )
 
     def _expected_output(self, ask: Ask, machines: Sequence[Standing]) -> int:

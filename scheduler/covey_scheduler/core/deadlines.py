@@ -13,7 +13,7 @@ from covey_scheduler.core.prediction import predict
 from covey_scheduler.core.settings import SchedulerSettings
 from covey_scheduler.core.standing import Standing
 
-WAITS = ("queue", "slot", "failures")
+WAITS = ("loading", "queue", "slot", "failures")
 """Terms of a prediction that pass by themselves; the others are the ask's own work."""
 
 RETRY_AFTER_MS_MIN = 1000

@@ -69,7 +69,11 @@ def verdicts(ranking: Ranking, candidates_max: int, refused: str = "") -> tuple[
     an ask that some machine could serve was not even queued.
     """
     best, rejected = _shown(ranking, candidates_max)
-    return (*(_ranked(ranking, index, refused or reason) for index, reason in best), *map(_rejected, rejected))
+    return (*(_ranked(ranking, index, _both(reason, refused)) for index, reason in best), *map(_rejected, rejected))
+
+
+def _both(reason: str, refused: str) -> str:
+    return f"{reason}; {refused}" if reason and refused else reason or refused
 
 
 def _shown(ranking: Ranking, candidates_max: int) -> tuple[list[tuple[int, str]], Sequence[Rejection]]:

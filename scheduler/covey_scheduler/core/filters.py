@@ -78,8 +78,9 @@ def reachable(ask: Ask, candidate: Candidate) -> str:
 
 
 def engine_ready(ask: Ask, candidate: Candidate) -> str:
+    """One that loads and is expected soon is a busy machine, not an unfit one."""
     load = _load(candidate)
-    return "" if load.state is EngineState.READY else _state(load)
+    return "" if load.state is EngineState.READY or candidate.ready_at_s else _state(load)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,9 @@ def busy(question: Question, machine: Standing, settings: SchedulerSettings, roo
     """Why the machine would only queue the ask; "" if it can start at once: the rule of the node's own admission, and
     no more prompt work before it, by measured speed, than `start_ahead_s`. `room`: what it may take, None: all."""
     load, running = machine.load, machine.running
+    if not load.ready:
+        left_s = machine.candidate.ready_at_s - question.now_s
+        return f"loading: ready in about {max(0.0, left_s):.0f} s, as its earlier loads were"
     if load.running_limit and running >= load.running_limit:
         return f"busy: {running} of {load.running_limit} running"
     if load.waiting_requests:

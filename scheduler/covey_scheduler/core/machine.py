@@ -26,6 +26,8 @@ PREFILL_TOKENS_PER_S_MAX = 500_000.0
 DECODE_TOKENS_PER_S_MAX = 5_000.0
 """Faster than any machine: who claims more gets no more for it."""
 
+LOAD_S_MAX = 3600.0
+
 BATCH_SLOWDOWN_MAX = 1.0
 """With each further stream as much time again: no batching at all."""
 
@@ -62,7 +64,7 @@ class Machine:
 class Candidate(NamedTuple):
     """A machine at this moment, whatever the ask. `reserved_*`: what the decider knows beyond the machine's report
     (assigned and not in it yet, less what has ended since); `prompts_done_at_s`: when the prompts given to the machine
-    so far will have been computed, by the decider's clock.
+    so far will have been computed, by the decider's clock; `ready_at_s`: when the model should be loaded (loading.py).
 
     A named tuple, like all that is read once for each ask and machine: a frozen dataclass takes thrice the time.
     """
@@ -74,6 +76,7 @@ class Candidate(NamedTuple):
     recent_failures: int = 0
     largest_context_tokens: int = 0
     indexed_blocks: int = 0
+    ready_at_s: float = 0.0
 
 
 def clamp(value: float, low: float, high: float) -> float:
@@ -109,8 +112,10 @@ def clean_load(load: ModelLoad) -> ModelLoad:
 
 def clean_speeds(speeds: ModelSpeeds) -> ModelSpeeds:
     """Only what placement reads; the tables are for people."""
-    slowdown = clamp(speeds.batch_slowdown, 0.0, BATCH_SLOWDOWN_MAX)
-    return speeds if slowdown == speeds.batch_slowdown else replace(speeds, batch_slowdown=slowdown)
+    slowdown, load_s = clamp(speeds.batch_slowdown, 0.0, BATCH_SLOWDOWN_MAX), clamp(speeds.load_s, 0.0, LOAD_S_MAX)
+    if (slowdown, load_s) == (speeds.batch_slowdown, speeds.load_s):
+        return speeds
+    return replace(speeds, batch_slowdown=slowdown, load_s=load_s)
 
 
 def clean_speed(tokens_per_s: float, highest: float) -> float:

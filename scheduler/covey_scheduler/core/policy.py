@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from covey_scheduler.core.filters import Rejection, busy
+from covey_scheduler.core.filters import Rejection, busy, retry_after_ms
 from covey_scheduler.core.policies import Policy
 from covey_scheduler.core.prediction import Question
 from covey_scheduler.core.room import Room
 from covey_scheduler.core.settings import SchedulerSettings
 from covey_scheduler.core.standing import Standing
+
+LOADED_RETRY_MS_MIN = 500
+"""A model is not served at the moment at which it should be loaded, but a little later."""
 
 
 @dataclass(slots=True)
@@ -32,8 +35,21 @@ class Ranking:
 
     @property
     def may_recover(self) -> bool:
-        """True if some machine was rejected only for what may pass in a moment."""
-        return any(r.failed.recovers for r in self.rejected)
+        """True if some machine loads, or was rejected only for what may pass in a moment."""
+        return bool(self.machines) or any(r.failed.recovers for r in self.rejected)
+
+    @property
+    def serving(self) -> bool:
+        """True if some machine could serve at all without loading the model first."""
+        return any(machine.load.ready for machine in self.machines)
+
+    @property
+    def retry_after_ms(self) -> int:
+        """The soonest that any machine might serve that does not now; 0 if none ever will."""
+        now_s = self.question.now_s
+        loads = [LOADED_RETRY_MS_MIN + round(1000 * max(0.0, m.candidate.ready_at_s - now_s)) for m in self.machines]
+        rejected = retry_after_ms(self.rejected)
+        return min((each for each in (*loads, rejected) if each), default=0)
 
     def busy(self, index: int) -> str:
         """Why that machine would only queue the ask; "" if it could start it soon, or the policy does not care."""

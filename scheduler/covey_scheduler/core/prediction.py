@@ -41,9 +41,14 @@ def network(question: Question, machine: Standing, cached: int, settings: Schedu
     return machine.candidate.machine.round_trip_s
 
 
+def loading(question: Question, machine: Standing, cached: int, settings: SchedulerSettings) -> float:
+    """Until a cold machine has loaded the model; nothing comes before that."""
+    return max(0.0, machine.candidate.ready_at_s - question.now_s)
+
+
 def queue(question: Question, machine: Standing, cached: int, settings: SchedulerSettings) -> float:
-    """Until the prompts that the machine was given before are computed."""
-    return max(0.0, machine.prompts_done_at_s - question.now_s)
+    """From then on until the prompts that the machine was given before are computed."""
+    return max(0.0, machine.prompts_done_at_s - max(question.now_s, machine.candidate.ready_at_s))
 
 
 def slot(question: Question, machine: Standing, cached: int, settings: SchedulerSettings) -> float:
@@ -76,6 +81,7 @@ def decode(question: Question, machine: Standing, cached: int, settings: Schedul
 
 TERMS: tuple[tuple[str, Term], ...] = (
     ("network", network),
+    ("loading", loading),
     ("queue", queue),
     ("slot", slot),
     ("prefill", prefill),

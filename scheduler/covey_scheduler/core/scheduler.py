@@ -33,7 +33,6 @@ from covey_scheduler.core.clean_ask import clean_ask
 from covey_scheduler.core.deadlines import Hopeless, hopeless, line_s
 from covey_scheduler.core.decisions import Verdicts
 from covey_scheduler.core.events import Effect, Event, Reply
-from covey_scheduler.core.filters import retry_after_ms
 from covey_scheduler.core.inflight import RequestKey
 from covey_scheduler.core.pickers import Rotation
 from covey_scheduler.core.policies import policy_named
@@ -357,8 +356,8 @@ class Scheduler:
         return self._pool.ranking(ask, now_s, self._rotation.count, ahead_s, room)
 
     def _hopeless(self, now_s: float, entry: Entry, ranking: Ranking) -> bool:
-        """No machine passes, and none that may be back in a moment is still worth the wait."""
-        if ranking.machines:
+        """No machine serves, and none that may be back in a moment is still worth the wait."""
+        if ranking.serving:
             return False
         return not (ranking.may_recover and now_s - entry.since_s < self._settings.recovery_patience_s)
 
@@ -401,7 +400,7 @@ class Scheduler:
 
     def _give_up(self, now_s: float, entry: Entry, ranking: Ranking) -> Effect:
         self._queues.remove(entry.key)
-        return self._refuse(now_s, entry, ranking, "", retry_after_ms(ranking.rejected))
+        return self._refuse(now_s, entry, ranking, "", ranking.retry_after_ms)
 
     def _no_room(self, now_s: float, entry: Entry) -> Effect:
         why = f"the leader's queue is full ({self._settings.queue_length_max} a model)"

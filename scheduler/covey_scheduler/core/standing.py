@@ -53,7 +53,7 @@ def standing_of(candidate: Candidate, settings: SchedulerSettings) -> Standing:
         candidate=candidate,
         running=running,
         waiting=load.waiting_requests,
-        prompts_done_at_s=candidate.prompts_done_at_s,
+        prompts_done_at_s=max(candidate.prompts_done_at_s, candidate.ready_at_s),
         before_s=candidate.machine.round_trip_s + slot_s(candidate, settings) + failures_s(candidate, settings),
         prefill_s_per_token=doubt / speeds.prefill_tokens_per_s,
         attention_per_token=candidate.machine.attention_per_token,
