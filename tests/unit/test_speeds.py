@@ -165,6 +165,11 @@ def told(ratios: list[float], step_s: float = 0.5, change: Change | None = None,
         ([1.2, 1.2, 1.2, 1.2], [1, 1, 1, 1]),  # too little to tell
         ([4.0, 0.2, 4.0, 0.2], [1, 1, 1, 1]),  # no run
         ([2.0, 2.0, 2.0, 6.0, 6.0], [1, 1, 2, 2, 6]),  # slower still
+        (
+            [4.0, 4.0, 4.0, 1.0, 9.0, 1.0, 1.0],
+            [1, 1, 4, 4, 4, 4, 1],
+        ),  # back, though a stall comes between
+        ([4.0, 4.0, 4.0, 1.0, 4.0, 1.0, 4.0], [1, 1, 4, 4, 4, 4, 4]),  # not back: most are slow
     ],
 )
 def test_a_run_is_a_change(ratios: list[float], factors: list[float]) -> None:
@@ -178,6 +183,14 @@ def test_a_change_that_lasts_is_adopted_and_one_not_confirmed_is_over() -> None:
     assert change.factor(1.5 + FORGOTTEN_AFTER_S) == 1.0
     adopted = [change.observe(4.0, 0.0, 10.0 + n) for n in range(int(ADOPTED_AFTER_S) + 2)]
     assert [each for each in adopted if each is not None] == [4.0]
+
+
+def test_what_comes_without_confirming_a_change_does_not_keep_it() -> None:
+    change = Change()
+    told([4.0] * RUN, change=change)
+    mixed = told([4.0, 0.2] * int(FORGOTTEN_AFTER_S), change=change, from_s=2.0, step_s=1.0)
+    assert mixed[:50] == [4.0] * 50
+    assert mixed[-50:] == [1.0] * 50
 
 
 @given(st.lists(st.floats(0, 1e30) | st.just(math.inf), max_size=30))
