@@ -30,6 +30,7 @@ from pathlib import Path
 from tests.support.polling import wait_until
 from tests.support.real_agents import whole
 
+from bench.support.where_time_went import spans
 from covey.cli.agent_client import AgentClient
 from covey.demo.agent_process import AgentProcess, call_covey
 from covey.demo.ports import choose
@@ -53,6 +54,8 @@ class Seen:
 
     first_s: list[float] = field(default_factory=list)
     whole_s: list[float] = field(default_factory=list)
+    begun_s: list[float] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
     def line(self, name: str) -> str:
@@ -133,8 +136,10 @@ async def ask(port: int, key: str, prompt_tokens: int, answer_tokens: int, strea
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(f"{head}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
             status = int((await reader.readline()).split()[1])
+            request_id = ""
             while b'"content":' not in (line := await reader.readline()) and line:
-                pass
+                if line.startswith(b"x-request-id: "):
+                    request_id = line.split()[1].decode()
             first_s = time.perf_counter() - begun_s
             await reader.read()
             writer.close()
@@ -145,6 +150,8 @@ async def ask(port: int, key: str, prompt_tokens: int, answer_tokens: int, strea
         seen.failures.append(str(status))
         return
     seen.first_s.append(first_s)
+    seen.ids.append(request_id)
+    seen.begun_s.append(begun_s)
     seen.whole_s.append(time.perf_counter() - begun_s)
 
 
@@ -160,6 +167,7 @@ class Plan:
     light_answer: int
     light_pause_s: float
     alone: int
+    explained: int
 
 
 async def light(plan: Plan, pool: Pool, seen: Seen, until: asyncio.Event | None, count: int) -> None:
@@ -191,7 +199,19 @@ async def beside(plan: Plan, pool: Pool, ports: Sequence[int], name: str) -> See
     seconds = time.perf_counter() - begun_s
     print(found.line(f"light beside {name}"))
     print(heavy.line(f"  the flood ({seconds:.0f} s, to its end)"), flush=True)
+    explain_slowest(pool, found, begun_s, plan.explained)
     return found
+
+
+def explain_slowest(pool: Pool, seen: Seen, since_s: float, count: int) -> None:
+    """Where the time of the light user's slowest requests went, by its gateway's records."""
+    gateway = AgentClient.local(pool.agents[-1].state_dir)
+    for i in sorted(range(len(seen.ids)), key=seen.first_s.__getitem__, reverse=True)[:count]:
+        try:
+            where = spans(gateway.get(f"/covey/v1/explain/{seen.ids[i]}"), seen.first_s[i])
+        except UserError as error:
+            where = str(error)
+        print(f"    {1000 * seen.first_s[i]:.0f} ms, {seen.begun_s[i] - since_s:.1f} s after its start: {where}")
 
 
 async def measure(plan: Plan, pool: Pool) -> tuple[Seen, Seen]:
@@ -224,6 +244,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--light-answer", type=int, default=16)
     parser.add_argument("--light-pause-s", type=float, default=0.1, help="mean pause between the light user's requests")
     parser.add_argument("--alone", type=int, default=120, help="requests of the light user alone")
+    parser.add_argument("--explained", type=int, default=3, help="slow requests of each round that are broken down")
     parser.add_argument("--speeds", default=",".join(map(str, SPEEDS)), help="one machine each")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
@@ -234,7 +255,7 @@ def main() -> None:
     random.seed(args.seed)
     plan = Plan(
         args.flood, args.flood_prompt, args.flood_answer, args.flood_streams,
-        args.light_prompt, args.light_answer, args.light_pause_s, args.alone,
+        args.light_prompt, args.light_answer, args.light_pause_s, args.alone, args.explained,
     )  # fmt: skip
     speeds = [float(word) for word in args.speeds.split(",")]
     where = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, seed {args.seed}"

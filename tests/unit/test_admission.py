@@ -3,6 +3,7 @@ import random
 import pytest
 
 from covey_mesh.core.exchange import FailureCode
+from covey_mesh.core.marks import mark_of
 from covey_node.core import admission as module
 from covey_node.core.admission import Admission, Bounds, Place, Ticket, Verdict
 from covey_node.core.meter import Meter
@@ -43,6 +44,19 @@ def test_release_starts_the_next_in_order_of_arrival() -> None:
     assert waiting[0].place is Place.RUNNING
     assert door.release(waiting[1]) == []
     assert door.release(waiting[0]) == [waiting[2]]
+
+
+def test_the_marks_are_of_those_that_run_and_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    door = admission(running=1, waiting=3)
+    tickets = [admitted(door, name) for name in "abc"]
+    assert door.marks == {mark_of(name, 1) for name in "abc"}
+    newer = offer(door, "b", attempt=2)
+    door.release(tickets[0])
+    assert newer.superseded is tickets[1]
+    door.release(tickets[1])
+    assert door.marks == {mark_of("b", 2), mark_of("c", 1)}
+    monkeypatch.setattr(module, "MARKS_MAX", 1)
+    assert door.marks is None, "too many to be told"
 
 
 def test_kv_cache_bounds_what_runs() -> None:

@@ -16,6 +16,7 @@ from covey_mesh.core.asking import Answer, Ask, CandidateVerdict, Decision, Outc
 from covey_mesh.core.ballot import NO_BALLOT, Ballot
 from covey_mesh.core.exchange import Failure, FailureCode
 from covey_mesh.core.facts import EngineState, Gpu, Member, ModelLoad, NodeFacts, NodeLoad, Task
+from covey_mesh.core.marks import MARKS_MAX
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.speeds import POINTS_MAX, SOURCES, DecodePoint, ModelSpeeds, PrefillPoint
 from covey_mesh.io import codec
@@ -229,6 +230,19 @@ def test_round_trip(kind: type) -> None:
     check()
 
 
+@pytest.mark.parametrize("marks", [frozenset({0, 7, 2**32 - 1}), frozenset(), None], ids=["some", "none", "untold"])
+def test_which_requests_a_machine_holds_is_told_by_itself_and_not_passed_on(marks: frozenset[int] | None) -> None:
+    model = ModelLoad("m", EngineState.READY, "vllm", Task.GENERATE, 1, marks=marks)
+    load = NodeLoad(NODE, 1, 1, models=(model,))
+    member = Member(NodeFacts(NODE, "host", "0", 1, 1), load, True)
+    told = codec.decode(codec.encode(messages.LoadReport(load)))
+    passed_on = codec.decode(codec.encode(messages.ViewReport(Ballot(1, NODE), 1, (member,))))
+    assert isinstance(told, messages.LoadReport)
+    assert isinstance(passed_on, messages.ViewReport)
+    assert told.load.models[0].marks == marks
+    assert passed_on.members[0].load.models[0].marks is None
+
+
 @pytest.mark.parametrize("code", FailureCode)
 def test_failures_round_trip(code: FailureCode) -> None:
     failure = Failure(code, "why", 250)
@@ -300,6 +314,7 @@ BALLOT_WITHOUT_MACHINE = types_pb2.Ballot(counter=3)
         _model(speeds=types_pb2.ModelSpeeds(decode=[types_pb2.ModelSpeeds.Decode(step_s=math.nan)])),
         _model(speeds=types_pb2.ModelSpeeds(batch_slowdown=math.nan)),
         _model(speeds=types_pb2.ModelSpeeds(prefill_factor=-1.0)),
+        _model(marks=types_pb2.RequestMarks(marks=range(MARKS_MAX + 1))),
         Item(election=link_pb2.ElectionMessage(lease_released=link_pb2.LeaseReleased(ballot=BALLOT_WITHOUT_MACHINE))),
         Item(view=link_pb2.ViewReport(members=[types_pb2.Member(facts=_facts())])),
         Item(view=link_pb2.ViewReport(members=[types_pb2.Member()] * 4097)),

@@ -8,6 +8,7 @@ import pytest
 from tests.support.scheduling import GATEWAY, MODEL, member, model_load, node, updated, view
 
 from covey_mesh.core.facts import Member
+from covey_mesh.core.marks import mark_of
 from covey_scheduler.core.inflight import FAILURES_COUNTED_MAX, Inflight, RecentFailures, Reservation
 from covey_scheduler.core.settings import SchedulerSettings
 from covey_scheduler.core.unfinished import OVERRUN
@@ -67,6 +68,38 @@ def test_only_a_new_report_late_enough_includes_an_assignment() -> None:
     assert extra(inflight) == (0, 0), "included in the report now"
     inflight.expire(99.0)
     assert len(inflight) == 1, "and remembered until it ends"
+
+
+def named(before: Member, *numbers: int, prompts: int = 0, others: int = 0) -> Member:
+    """A report that names the requests it holds."""
+    marks = frozenset(mark_of(f"r{number}", 1) for number in numbers)
+    load = model_load(running_requests=len(numbers) + others, queued_prompt_tokens=prompts, marks=marks)
+    return updated(before, load)
+
+
+def test_a_report_that_names_its_requests_includes_those_and_no_others() -> None:
+    """A gateway that a thousand clients call at once opens an attempt long after it was assigned."""
+    inflight, machine = Inflight(SETTINGS), member(node(2), model_load())
+    for number in (1, 2, 3):
+        reserve(inflight, number, at_s=10.0)
+    second = named(machine, 2, others=5)
+    inflight.observe(view(second), 11.0)
+    assert extra(inflight) == (2, 200), "1 and 3 are still on their way, whatever time has passed"
+    third = named(second, 1, 2, 3)
+    inflight.observe(view(third), 11.01)
+    assert extra(inflight) == (0, 0), "and here a moment later"
+    inflight.observe(view(named(third, 1, 3, others=1)), 11.02)
+    assert (len(inflight), extra(inflight)) == (2, (0, 0)), "2 has ended there: its gateway's word is on its way"
+    inflight.release((GATEWAY, "r2"), served_at_s=11.03)
+    assert extra(inflight) == (0, 0), "counted once"
+
+
+def test_prompts_on_their_way_are_still_to_be_computed() -> None:
+    inflight, machine = Inflight(SETTINGS), member(node(2), model_load())
+    for number in (1, 2, 3):
+        reserve(inflight, number, at_s=10.0, prompt_s=0.1)
+    inflight.observe(view(named(machine, 1)), 11.0)
+    assert inflight.extra(node(2), MODEL).prompts_done_at_s == pytest.approx(11.2)
 
 
 @pytest.mark.parametrize(

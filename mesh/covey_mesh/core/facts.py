@@ -50,7 +50,10 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class ModelLoad:
-    """One model on one machine: what it can take and what it is doing. Speeds are 0 where not yet measured."""
+    """One model on one machine: what it can take and what it is doing. Speeds are 0 where not yet measured.
+
+    `marks`: the requests that it holds (marks.py), running and waiting; None: it does not tell, or this is a relayed
+    view."""
 
     model: str
     state: EngineState
@@ -72,6 +75,7 @@ class ModelLoad:
     speeds: ModelSpeeds = UNMEASURED
     prefix_cache_tokens: int = 0
     prefix_cache_evicted_tokens: int = 0
+    marks: frozenset[int] | None = None
 
     @property
     def ready(self) -> bool:

@@ -40,9 +40,9 @@ from covey_mesh.io.codec_facts import (
     facts_from_wire,
     facts_to_wire,
     load_from_wire,
-    load_to_wire,
     member_from_wire,
     member_to_wire,
+    own_load_to_wire,
 )
 from covey_mesh.io.codec_values import (
     PeerProtocolError,
@@ -155,7 +155,7 @@ _ENCODERS: dict[type, Callable[[Any], Item]] = {
     GrantReply: lambda m: Item(election=_election(m)),
     LeaseReleased: lambda m: Item(election=_election(m)),
     PeerList: lambda m: Item(peers=link_pb2.PeerList(peers=[facts_to_wire(facts) for facts in m.peers])),
-    LoadReport: lambda m: Item(load=link_pb2.LoadReport(load=load_to_wire(m.load))),
+    LoadReport: lambda m: Item(load=link_pb2.LoadReport(load=own_load_to_wire(m.load))),
     ViewReport: _view,
     FactsReport: lambda m: Item(facts=facts_to_wire(m.facts)),
     Ask: lambda m: Item(ask=ask_to_wire(m)),

@@ -6,6 +6,7 @@ Not here: messages that carry them (codec.py).
 from __future__ import annotations
 
 from covey_mesh.core.facts import EngineState, Gpu, Member, ModelLoad, NodeFacts, NodeLoad, Task
+from covey_mesh.core.marks import MARKS_MAX
 from covey_mesh.core.speeds import UNMEASURED
 from covey_mesh.io.codec_speeds import speeds_from_wire, speeds_to_wire
 from covey_mesh.io.codec_values import (
@@ -154,7 +155,23 @@ def model_load_from_wire(message: wire.ModelLoad) -> ModelLoad | None:
         speeds=speeds_from_wire(message.speeds) if message.HasField("speeds") else UNMEASURED,
         prefix_cache_tokens=message.prefix_cache_tokens,
         prefix_cache_evicted_tokens=message.prefix_cache_evicted_tokens,
+        marks=_marks_from_wire(message.marks) if message.HasField("marks") else None,
     )
+
+
+def _marks_from_wire(message: wire.RequestMarks) -> frozenset[int] | None:
+    """Raises PeerProtocolError."""
+    return frozenset(bounded(message.marks, MARKS_MAX, "marks of requests"))
+
+
+def own_load_to_wire(load: NodeLoad) -> wire.NodeLoad:
+    """A machine's own report: which requests it holds is told to those whom it tells itself, and not passed on."""
+    message = load_to_wire(load)
+    for told, model in zip(message.models, load.models, strict=True):
+        if model.marks is not None and len(model.marks) <= MARKS_MAX:
+            told.marks.marks.extend(model.marks)
+            told.marks.SetInParent()
+    return message
 
 
 def load_to_wire(load: NodeLoad) -> wire.NodeLoad:

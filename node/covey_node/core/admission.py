@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from covey_mesh.core.exchange import Failure, FailureCode
 from covey_mesh.core.frozen import frozen
+from covey_mesh.core.marks import MARKS_MAX, mark_of
 from covey_node.core.meter import Meter
 from covey_node.core.retry_after import retry_after_ms
 
@@ -75,6 +76,7 @@ class Ticket:
     body_bytes: int
     since_s: float
     streaming: bool = True
+    mark: int = 0
     place: Place = Place.WAITING
     output_tokens: int = 0
     prompt_due_s: float | None = None
@@ -115,6 +117,11 @@ class Admission:
         self._mean_output_tokens = EXPECTED_OUTPUT_TOKENS_FIRST / EXPECTED_OUTPUT_HEADROOM
         self._mean_reserved_tokens = float(RESERVED_TOKENS_FIRST)
         self._prompts_due_s = 0.0
+
+    @property
+    def marks(self) -> frozenset[int] | None:
+        """Of the attempts admitted and not over; None where they are too many to be told."""
+        return frozenset(t.mark for t in self._live.values()) if len(self._live) <= MARKS_MAX else None
 
     @property
     def running(self) -> int:
@@ -249,7 +256,8 @@ class Admission:
         expected = (
             min(expected, max(1, self.bounds.context_tokens - prompt)) if self.bounds.context_tokens else expected
         )
-        return Ticket(request_id, attempt, prompt, expected, self._reservation(prompt, expected), body_bytes, now_s)
+        reserved, mark = self._reservation(prompt, expected), mark_of(request_id, attempt)
+        return Ticket(request_id, attempt, prompt, expected, reserved, body_bytes, now_s, mark=mark)
 
     def _reservation(self, prompt: int, expected: int) -> int:
         """Never more than there is: such a request runs alone rather than never."""

@@ -164,6 +164,7 @@ class ServedModel:
             speeds=speeds,
             prefix_cache_tokens=cache.held_tokens if cache else 0,
             prefix_cache_evicted_tokens=cache.evicted_tokens if cache else 0,
+            marks=admission.marks,
         )
 
     # What attempts call.

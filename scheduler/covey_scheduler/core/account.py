@@ -16,7 +16,7 @@ from covey_mesh.core.facts import PoolView, Task
 from covey_mesh.core.names import NodeId
 from covey_scheduler.core.clean_ask import PRIORITY_LOWEST
 from covey_scheduler.core.expectation import AnswerLengths
-from covey_scheduler.core.filters import busy
+from covey_scheduler.core.filters import busy, last_step_s
 from covey_scheduler.core.holdings import Holdings
 from covey_scheduler.core.inflight import Inflight, RecentFailures, RequestKey, Reservation
 from covey_scheduler.core.loading import READY, Loads
@@ -33,6 +33,10 @@ from covey_scheduler.core.standings import Standings
 
 MISS_SHARE = 0.5
 """An engine that had less than this part of what was believed has let go of it: the rest is the estimate's error."""
+
+
+ROUNDING_S = 1e-6
+"""Sums of the same times in another order differ by less."""
 
 
 class _Hope(NamedTuple):
@@ -130,8 +134,9 @@ class PoolAccount:
         later = []
         for machine in machines:
             here = room.here(machine.candidate.machine.node_id, machine.load.running_limit)
-            at_s = machine.prompts_done_at_s - here.ahead_s
-            if at_s > now_s and not busy(question._replace(now_s=machine.prompts_done_at_s), machine, settings, room):
+            step_s = last_step_s(machine) if here.by_step else 0.0
+            at_s = machine.prompts_done_at_s + step_s - here.ahead_s + ROUNDING_S
+            if at_s > now_s and not busy(question._replace(now_s=at_s), machine, settings, room):
                 later.append(at_s)
         return min(later, default=None)
 

@@ -145,6 +145,8 @@ def busy(question: Question, machine: Standing, settings: SchedulerSettings, roo
     if kept:
         return kept
     ahead_s = machine.prompts_done_at_s - question.now_s
+    if here is not None and here.by_step:
+        ahead_s += last_step_s(machine)
     # A prior may be wrong by any factor: a guess is no reason to hold an ask back.
     measured = machine.candidate.machine.speeds.measured
     if measured and ahead_s > (settings.start_ahead_s if here is None else here.ahead_s):
@@ -157,6 +159,11 @@ def busy(question: Question, machine: Standing, settings: SchedulerSettings, roo
         free -= int(load.kv_cache_tokens_total * here.kept)
     need = min(question.ask.prompt_tokens + question.output_tokens, load.kv_cache_tokens_total)
     return f"busy: {max(free, 0)} KV-cache tokens free, {need} needed" if free < need else ""
+
+
+def last_step_s(machine: Standing) -> float:
+    """What the batch adds to the time of a prompt: the engine computes it in one step with a token of each stream."""
+    return machine.decode_s_per_token if machine.running else 0.0
 
 
 def _kept(limit: int, running: int, here: Here) -> str:

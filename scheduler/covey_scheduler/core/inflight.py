@@ -7,11 +7,12 @@ before them; without the second, a machine that fails fast would look idle and a
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from covey_mesh.core.facts import ModelLoad, PoolView
+from covey_mesh.core.marks import mark_of
 from covey_mesh.core.names import NodeId
 from covey_scheduler.core.settings import SchedulerSettings
 from covey_scheduler.core.unfinished import left
@@ -40,6 +41,14 @@ class Reservation:
     prompt_s: float = 0.0
     prompts_upto_s: float = 0.0
     whole_prompt_tokens: int = 0
+    known_mark: int = -1
+
+    @property
+    def mark(self) -> int:
+        """As a report names it; worked out when the first report is looked at."""
+        if self.known_mark < 0:
+            self.known_mark = mark_of(self.key[1], self.attempt)
+        return self.known_mark
 
 
 class Extra(NamedTuple):
@@ -192,25 +201,33 @@ class Inflight:
             changed.add(node_id)
 
     def _take_report(self, place: _Place, load: ModelLoad | None, now_s: float) -> None:
-        settled = [r for r in place.unreported.values() if now_s - r.made_at_s >= self._settings.settle_s]
-        for reservation in settled:
+        for reservation in self._arrived(place, load, now_s):
             del place.unreported[reservation.key], self._unreported[reservation.key]
             place.unreported_tokens -= reservation.tokens
             place.reported[reservation.key] = reservation
         place.ended_tokens = 0
         admitted = 0 if load is None else load.running_requests + load.waiting_requests
         if admitted <= 0:
-            self._end_reported(place)
+            self._end_reported(place, list(place.reported))
+        elif load is not None and load.marks is not None:
+            self._end_reported(place, [key for key, r in place.reported.items() if r.mark not in load.marks])
         place.counted = min(len(place.reported), max(0, admitted))
         if load is not None:
             self._correct_prompts(place, load, now_s)
 
-    def _end_reported(self, place: _Place) -> None:
-        """The machine has no request any more: a gateway's report of their end was lost, or is on its way."""
-        for key in place.reported:
-            del self._by_key[key]
+    def _arrived(self, place: _Place, load: ModelLoad | None, now_s: float) -> list[Reservation]:
+        """Those of our assignments that this report includes and none did before: the machine names them, or, where it
+        does not, they are taken to have arrived `settle_s` after they were made."""
+        unreported = place.unreported.values()
+        if load is None or load.marks is None:
+            return [r for r in unreported if now_s - r.made_at_s >= self._settings.settle_s]
+        return [r for r in unreported if r.mark in load.marks]
+
+    def _end_reported(self, place: _Place, keys: Sequence[RequestKey]) -> None:
+        """The machine has them no longer: a gateway's report of their end was lost, or is on its way."""
+        for key in keys:
+            del self._by_key[key], place.reported[key]
             self._ended(key)
-        place.reported.clear()
 
     def _correct_prompts(self, place: _Place, load: ModelLoad, now_s: float) -> None:
         """No more can be left than the prompts that the machine says are left, and what it does not know yet; and no
@@ -227,6 +244,8 @@ class Inflight:
         known = left(reversed(place.reported.values()), load.queued_prompt_tokens)
         if known is not None:
             done_at_s = max(done_at_s, now_s + known.at_least_s + unreported_s)
+        elif load.marks is not None:
+            done_at_s = max(done_at_s, now_s + unreported_s)
         place.prompts_done_at_s = done_at_s
 
     def _forget(self, node_id: NodeId) -> None:

@@ -24,12 +24,14 @@ NOBODY: Mapping[NodeId, int] = {}
 
 class Here(NamedTuple):
     """What one ask may take of one machine. `kept` and `kept_places`: share of places and of KV cache, and at least so
-    many places, left to others; `ahead_s`: most seconds of prompts before it; `batch_full`: no more batch work."""
+    many places, left to others; `ahead_s`: most seconds of prompts before it; `by_step`: and of the engine's step that
+    computes the last of them; `batch_full`: no more batch work."""
 
     kept: float
     kept_places: int
     ahead_s: float
     batch_full: bool = False
+    by_step: bool = False
 
     def places(self, limit: int) -> int:
         """Of `limit` those that the ask may be the last of; never less than one."""
@@ -51,11 +53,13 @@ class Room(NamedTuple):
         settings, held, yields = self.settings, self.held.get(node_id, 0), self.batch is not None
         late = self.others or yields
         crowding = limit > 0 and (yields or held + 1 > fair_share(limit, self.users))
+        one_by_one = late and bool(held or yields)
         return Here(
             settings.headroom if crowding else 0.0,
             1 if crowding and late else 0,
-            settings.crowd_ahead_s if late and (held or yields) else settings.start_ahead_s,
+            settings.crowd_ahead_s if one_by_one else settings.start_ahead_s,
             self.batch is not None and limit > 0 and self.batch.get(node_id, 0) >= self._batch_places(limit),
+            one_by_one,
         )
 
     def _batch_places(self, limit: int) -> int:

@@ -82,7 +82,7 @@ class Gpu(_message.Message):
     def __init__(self, index: _Optional[int] = ..., uuid: _Optional[str] = ..., name: _Optional[str] = ..., memory_total_bytes: _Optional[int] = ..., memory_free_bytes: _Optional[int] = ..., utilization_percent: _Optional[int] = ..., power_w: _Optional[float] = ..., temperature_c: _Optional[float] = ..., foreign_processes: _Optional[int] = ...) -> None: ...
 
 class ModelLoad(_message.Message):
-    __slots__ = ("model", "state", "engine", "task", "max_context_tokens", "running_requests", "waiting_requests", "running_limit", "waiting_limit", "queued_tokens", "kv_cache_tokens_total", "kv_cache_tokens_free", "prefill_tokens_per_s", "decode_tokens_per_s", "detail", "restarts", "queued_prompt_tokens", "speeds", "prefix_cache_tokens", "prefix_cache_evicted_tokens")
+    __slots__ = ("model", "state", "engine", "task", "max_context_tokens", "running_requests", "waiting_requests", "running_limit", "waiting_limit", "queued_tokens", "kv_cache_tokens_total", "kv_cache_tokens_free", "prefill_tokens_per_s", "decode_tokens_per_s", "detail", "restarts", "queued_prompt_tokens", "speeds", "prefix_cache_tokens", "prefix_cache_evicted_tokens", "marks")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
@@ -103,6 +103,7 @@ class ModelLoad(_message.Message):
     SPEEDS_FIELD_NUMBER: _ClassVar[int]
     PREFIX_CACHE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     PREFIX_CACHE_EVICTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MARKS_FIELD_NUMBER: _ClassVar[int]
     model: str
     state: EngineState
     engine: str
@@ -123,7 +124,14 @@ class ModelLoad(_message.Message):
     speeds: ModelSpeeds
     prefix_cache_tokens: int
     prefix_cache_evicted_tokens: int
-    def __init__(self, model: _Optional[str] = ..., state: _Optional[_Union[EngineState, str]] = ..., engine: _Optional[str] = ..., task: _Optional[str] = ..., max_context_tokens: _Optional[int] = ..., running_requests: _Optional[int] = ..., waiting_requests: _Optional[int] = ..., running_limit: _Optional[int] = ..., waiting_limit: _Optional[int] = ..., queued_tokens: _Optional[int] = ..., kv_cache_tokens_total: _Optional[int] = ..., kv_cache_tokens_free: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., decode_tokens_per_s: _Optional[float] = ..., detail: _Optional[str] = ..., restarts: _Optional[int] = ..., queued_prompt_tokens: _Optional[int] = ..., speeds: _Optional[_Union[ModelSpeeds, _Mapping]] = ..., prefix_cache_tokens: _Optional[int] = ..., prefix_cache_evicted_tokens: _Optional[int] = ...) -> None: ...
+    marks: RequestMarks
+    def __init__(self, model: _Optional[str] = ..., state: _Optional[_Union[EngineState, str]] = ..., engine: _Optional[str] = ..., task: _Optional[str] = ..., max_context_tokens: _Optional[int] = ..., running_requests: _Optional[int] = ..., waiting_requests: _Optional[int] = ..., running_limit: _Optional[int] = ..., waiting_limit: _Optional[int] = ..., queued_tokens: _Optional[int] = ..., kv_cache_tokens_total: _Optional[int] = ..., kv_cache_tokens_free: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., decode_tokens_per_s: _Optional[float] = ..., detail: _Optional[str] = ..., restarts: _Optional[int] = ..., queued_prompt_tokens: _Optional[int] = ..., speeds: _Optional[_Union[ModelSpeeds, _Mapping]] = ..., prefix_cache_tokens: _Optional[int] = ..., prefix_cache_evicted_tokens: _Optional[int] = ..., marks: _Optional[_Union[RequestMarks, _Mapping]] = ...) -> None: ...
+
+class RequestMarks(_message.Message):
+    __slots__ = ("marks",)
+    MARKS_FIELD_NUMBER: _ClassVar[int]
+    marks: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, marks: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ModelSpeeds(_message.Message):
     __slots__ = ("prefill", "decode", "batch_slowdown", "load_s", "source", "confidence", "observations", "spread", "measured_unix_s", "prefill_factor", "decode_factor")
