@@ -76,6 +76,13 @@ def test_a_file_is_sent_and_its_results_stand_beside_it(monkeypatch: pytest.Monk
     assert "2 answered, 0 failed" in done.stdout
 
 
+def test_a_log_names_the_batch_at_once_and_not_every_step(monkeypatch: pytest.MonkeyPatch, lines: Path) -> None:
+    away = UserError("the agent does not answer", "start it", ExitCode.NO_AGENT)
+    steps = [*(found("in_progress", n) for n in range(2)), away, found("in_progress", 1), found("completed", 2)]
+    said = run(monkeypatch, FakeAgent(*steps), str(lines)).stderr.splitlines()
+    assert said == ["batch_1 in_progress 0/2", "waiting: the agent does not answer", "batch_1 in_progress 1/2"]
+
+
 def test_failed_lines_are_an_exit_code_and_a_file(monkeypatch: pytest.MonkeyPatch, lines: Path) -> None:
     end = found("completed", 1, 1, output_file_id="file-o", error_file_id="file-e")
     done = run(monkeypatch, FakeAgent(end), str(lines), "--json")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.support.scheduling import GATEWAY, MODEL, Leader, ask, member, model_load, node, view
+from tests.support.scheduling import GATEWAY, MODEL, Leader, ask, member, model_load, node, updated, view
 
 from covey_mesh.core.asking import TURNED_AWAY_DEADLINE, Answer, Outcome
 from covey_mesh.core.facts import Member
@@ -87,6 +87,18 @@ def test_a_queued_ask_is_dropped_when_it_has_become_hopeless() -> None:
     assert turned_away(only(answers))
     assert 1.0 < waited_s < 3.0, "not before, and not when it is too late to try elsewhere"
     assert leader.scheduler.queue_lengths() == {}
+
+
+def test_when_to_come_back_is_reckoned_with_the_deadline_that_was_given_not_with_what_is_left_of_it() -> None:
+    busy = machine(running_requests=4, queued_tokens=400)
+    leader = Leader([busy])
+    assert only(leader.ask(ask(deadline_s=4.0))).outcome is Outcome.QUEUED
+    for _ in range(26):
+        assert not leader.tick(0.1)
+    slower = model_load(running_requests=4, queued_tokens=400, decode_tokens_per_s=20.0)
+    (answer,) = [*leader.see(updated(busy, slower)), *leader.tick(0.3)]
+    assert turned_away(answer)
+    assert answer.retry_after_ms >= 1000, "2.6 s of work do not fit what is left, and would fit 4 s"
 
 
 def test_within_one_users_line_the_earliest_deadline_goes_first_and_nobody_waits_for_ever() -> None:

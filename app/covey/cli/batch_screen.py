@@ -15,6 +15,8 @@ import click
 from covey.terminal import harmless
 
 SAID_EVERY_S = 10.0
+SENDING_UNSAID_S = 2.0
+"""An upload that takes less is not worth a line."""
 
 
 class BatchScreen:
@@ -39,24 +41,25 @@ class BatchScreen:
 
 
 class LinesScreen(BatchScreen):
-    """For logs: a line when something changed, not more often than every SAID_EVERY_S."""
+    """For logs: a line when something begins, and of what goes on not more than one in SAID_EVERY_S."""
 
     def __init__(self) -> None:
         self._said = ""
-        self._said_at = float("-inf")
+        self._doing = "sending"
+        self._next_at = time.monotonic() + SENDING_UNSAID_S
 
     def sending(self, sent_bytes: int, size_bytes: int) -> None:
-        self._say(f"sent {sent_bytes * 100 // max(1, size_bytes)} %")
+        self._say("sending", f"sent {sent_bytes * 100 // max(1, size_bytes)} %")
 
     def running(self, found: Any) -> None:
-        self._say(f"{found['id']} {state_of(found)}")
+        self._say("running", f"{found['id']} {state_of(found)}")
 
     def away(self, why: str) -> None:
-        self._say(f"waiting: {why}")
+        self._say("away", f"waiting: {why}")
 
-    def _say(self, text: str) -> None:
-        if text != self._said and time.monotonic() - self._said_at >= SAID_EVERY_S:
-            self._said, self._said_at = text, time.monotonic()
+    def _say(self, doing: str, text: str) -> None:
+        if text != self._said and (doing != self._doing or time.monotonic() >= self._next_at):
+            self._said, self._doing, self._next_at = text, doing, time.monotonic() + SAID_EVERY_S
             click.echo(harmless(text), err=True)
 
 

@@ -141,7 +141,8 @@ def context_exceeded(limit_tokens: int, tokens: int, measure: str) -> GatewayErr
 
 
 def body_too_large(limit_bytes: int) -> GatewayError:
-    message = f"The request body is larger than {limit_bytes} bytes. Send smaller images or fewer inputs a request."
+    advice = "Send less at once: smaller images, fewer inputs, a file in parts."
+    message = f"The request body is larger than {limit_bytes} bytes. {advice}"
     return GatewayError(413, Code.BODY_TOO_LARGE, message)
 
 
@@ -185,8 +186,9 @@ def deadline_unreachable(decision: Decision | None, retry_after_ms: int) -> Gate
     """503, at once rather than when it is too late: no machine can answer in time. Without a Retry-After an idle pool
     could not either."""
     why = "" if decision is None else next((v.rejected_because for v in decision.candidates if v.rejected_because), "")
-    advice = "Retry after the time in Retry-After" if retry_after_ms else "Even an idle machine would take longer"
-    message = f"The request's deadline cannot be kept ({why[:200] or 'predicted'}). {advice}, or allow more time."
+    idle = "Even an idle machine would take longer: allow more time, or ask for a shorter answer."
+    advice = "Try again after the time in Retry-After, or allow more time." if retry_after_ms else idle
+    message = f"The request's deadline cannot be kept ({why[:200] or 'predicted'}). {advice}"
     retry_after_s = math.ceil(retry_after_ms / 1000)
     return GatewayError(
         503, Code.DEADLINE_UNREACHABLE, message, "service_unavailable_error", retry_after_s=retry_after_s

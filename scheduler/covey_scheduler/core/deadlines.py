@@ -40,15 +40,17 @@ class _Outlook(NamedTuple):
         return self.trust * (self.wait_s + self.work_s)
 
 
-def hopeless(ranking: Ranking, left_s: float, line_s: float = 0.0) -> Hopeless | None:
-    """None while some machine might deliver the whole answer within `left_s`. `line_s`: wait in the leader's queue."""
+def hopeless(ranking: Ranking, left_s: float, line_s: float = 0.0, given_s: float = 0.0) -> Hopeless | None:
+    """None while some machine might deliver the whole answer within `left_s`. `line_s`: wait in the leader's queue.
+    `given_s`: what the client allowed at first and will allow again; 0: `left_s`."""
     outlooks = [_outlook(ranking, index, line_s) for index in range(len(ranking.machines))]
     if not outlooks:
         return None
     soonest_s = min(each.soonest_s for each in outlooks)
     if soonest_s <= left_s:
         return None
-    waits = [each.wait_s - max(0.0, left_s - each.work_s) for each in outlooks if each.trust * each.work_s <= left_s]
+    again_s = max(given_s, left_s)
+    waits = [each.wait_s - max(0.0, again_s - each.work_s) for each in outlooks if each.trust * each.work_s <= again_s]
     if not waits:
         return Hopeless(soonest_s, 0)
     retry_ms = min(max(round(1000 * min(waits)), RETRY_AFTER_MS_MIN), RETRY_AFTER_MS_MAX)

@@ -325,7 +325,8 @@ class Scheduler:
             return None
         queue = self._queues.queue(entry.ask.model)
         position = queue.ahead_of(entry) if queue is not None else 0
-        return hopeless(ranking, entry.expires_at_s - now_s, line_s(ranking, position))
+        left_s = entry.expires_at_s - now_s
+        return hopeless(ranking, left_s, line_s(ranking, position), entry.ask.deadline_s)
 
     def _sweep(self, now_s: float, model: str) -> list[Effect]:
         """Answer queued asks that no machine can serve any more, a few at a time."""
@@ -416,7 +417,7 @@ class Scheduler:
     def _cannot_keep(self, now_s: float, entry: Entry, ranking: Ranking, late: Hopeless) -> Effect:
         self._queues.remove(entry.key)
         left_s = entry.expires_at_s - now_s
-        why = f"its deadline is in {left_s:.1f} s, the soonest answer at best in {late.soonest_s:.1f} s"
+        why = f"its deadline is in {left_s:.2g} s, the soonest answer at best in {late.soonest_s:.2g} s"
         return self._refuse(now_s, entry, ranking, why, late.retry_after_ms, TURNED_AWAY_DEADLINE)
 
     def _refuse(
