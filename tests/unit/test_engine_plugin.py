@@ -59,7 +59,9 @@ def test_the_launcher_becomes_the_command() -> None:
 
 
 def test_the_launcher_kills_itself_when_the_agent_is_gone_already() -> None:
-    assert launch("true", COVEY_ENGINE_PARENT_PID="1").returncode == -9
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait(20)
+    assert launch("true", COVEY_ENGINE_PARENT_PID=str(gone.pid)).returncode == -9
 
 
 def test_wrong_use_is_explained() -> None:
