@@ -12,6 +12,7 @@ from covey_mesh.core.effects import FollowerGained, LeadershipChanged, Persist, 
 from covey_mesh.core.election import Election
 from covey_mesh.core.election_state import ElectionState
 from covey_mesh.core.events import (
+    DeputyChanged,
     ElectionReceived,
     PeerFresh,
     PeerGone,
@@ -27,7 +28,7 @@ from covey_mesh.core.grants import Refusal
 from covey_mesh.core.leadership_source import UNRESTRICTED
 from covey_mesh.core.messages import GrantReply, GrantRequest, LeaseReleased, PreVoteReply, PreVoteRequest
 from covey_mesh.core.names import NodeId
-from covey_mesh.core.timing import LAN
+from covey_mesh.core.timing import LAN, leader_lease_s
 from covey_mesh.core.transitions import CHANGES, IllegalTransition, Role, Trigger
 
 A, B, C = (NodeId(letter * 32) for letter in "abc")
@@ -174,6 +175,47 @@ def test_a_leader_that_slept_through_its_lease_is_nobody_when_it_wakes() -> None
     assert LeadershipChanged(None, NO_BALLOT) in effects
     assert not machine.election.holds(C, machine.now_s)
     assert sent_to(C, effects, PreVoteReply)[0].granted == NO_BALLOT
+
+
+def test_a_lease_that_is_over_is_over_before_anybody_wakes() -> None:
+    """What is read between two steps is as true as a step."""
+    machine = Machine().leads(C)
+    over_s = machine.now_s + leader_lease_s(LEASE_S, LAN)
+    assert machine.election.leader(over_s - 0.01) == B
+    assert machine.election.leader(over_s) is None
+    machine.at(over_s)
+    assert machine.role is Role.LEADERLESS
+
+
+def test_the_same_words_from_oneself_are_nobodys() -> None:
+    machine = Machine()
+    for message in (PreVoteRequest(Ballot(9, B), 1), GrantRequest(Ballot(9, B), 1, LEASE_S)):
+        assert machine.hears(B, message) == []
+
+
+def test_what_is_said_of_a_link_that_is_gone_counts_for_nothing() -> None:
+    machine = Machine()
+    machine.does(PeerLinked(A))
+    machine.does(PeerUnlinked(A))
+    machine.does(PeerFresh(A, True))
+    machine.at(LAN.boot_listen_s)
+    assert machine.role is Role.LEADING, "nobody was asked"
+
+
+def test_in_a_large_pool_the_deputies_stand_first() -> None:
+    machine = Machine()
+    machine.does(DeputyChanged(False))
+    machine.at(LAN.campaign_handicap_s - 0.01)
+    assert machine.role is Role.LEADERLESS
+    machine.at(LAN.campaign_handicap_s)
+    assert machine.role is Role.LEADING
+    machine = Machine().follows(A)
+    machine.does(DeputyChanged(False))
+    machine.hears(A, LeaseReleased(Ballot(1, A)))
+    assert machine.election.wake_at_s == LAN.campaign_settle_s + LAN.campaign_handicap_s
+    machine.does(DeputyChanged(True))
+    machine.follows(A).hears(A, LeaseReleased(Ballot(1, A)))
+    assert machine.election.wake_at_s == LAN.campaign_settle_s
 
 
 # --- the pre-vote ---------------------------------------------------------------------------------------------------
@@ -401,6 +443,16 @@ def test_a_leader_counts_a_grant_from_sending_and_stops_before_the_node() -> Non
     assert not machine.election.holds(C, sent_at_s + LEASE_S * 0.985)
 
 
+@pytest.mark.parametrize("event", [PeerGone(C), ElectionReceived(C, LeaseReleased(Ballot(1, B)))])
+def test_a_follower_that_is_gone_or_withdraws_is_not_counted_on(event: Any) -> None:
+    machine = Machine().leads(A, C)
+    assert machine.election.grants_held(machine.now_s) == 3
+    machine.does(event)
+    assert machine.election.grants_held(machine.now_s) == 2
+    assert not machine.election.holds(C, machine.now_s)
+    assert machine.election.holds(A, machine.now_s)
+
+
 def test_an_answer_to_a_request_long_ago_is_no_grant() -> None:
     machine = Machine()
     machine.leads()
@@ -459,6 +511,17 @@ def test_stopping_hands_over() -> None:
     refusal = sent_to(A, leader.hears(A, GrantRequest(Ballot(9, A), 1, LEASE_S)), GrantReply)[0]
     assert refusal.reason == Refusal.STOPPED.value
     follower = Machine().follows(A)
-    assert sent_to(A, follower.does(StopRequested()), LeaseReleased) == [LeaseReleased(Ballot(1, A))]
+    follower.does(PeerLinked(C))
+    effects = follower.does(StopRequested())
+    assert sent_to(A, effects, LeaseReleased) == [LeaseReleased(Ballot(1, A))]
+    assert not sent_to(C, effects, LeaseReleased), "nobody else's business"
     assert not follower.election.may_obey(Ballot(1, A), 0.0)
     assert follower.does(StopRequested()) == []
+
+
+def test_who_stops_while_a_grant_is_written_obeys_nobody_afterwards() -> None:
+    machine = Machine()
+    (persist,) = machine.election.step(0.0, ElectionReceived(A, GrantRequest(Ballot(1, A), 1, LEASE_S)))
+    machine.does(StopRequested())
+    assert machine.does(Persisted(persist.promise)) == []
+    assert not machine.election.may_obey(Ballot(1, A), 0.0)

@@ -133,6 +133,12 @@ def test_a_leader_whose_candidature_is_over_steps_down_by_its_own_clock_and_says
     assert election.wake_at_s == NEVER
 
 
+def test_a_leader_wakes_for_the_end_of_its_candidature() -> None:
+    election = machine()
+    lead(election, READY_S, opened(3, READY_S + 0.2))
+    assert election.wake_at_s == READY_S + 0.2
+
+
 def test_a_renewed_candidature_keeps_the_leader_and_its_ballot() -> None:
     election = machine()
     lead(election, READY_S, opened(3, 4.0))
@@ -155,7 +161,7 @@ def test_a_machine_that_slept_through_its_candidature_wakes_up_as_nobody() -> No
     late = GrantReply(Ballot(3, B), 1, True)
     election.step(500.0, ElectionReceived(A, late))
     assert election.leader(500.0) is None
-    election.step(501.0, opened(3, 4.0))
+    assert election.step(501.0, opened(3, 4.0)) == []
     assert election.step(510.0, Tick()) == [], "what is over does not open again"
 
 
