@@ -15,6 +15,7 @@ import pytest
 from tests.support.polling import wait_until
 from tests.support.real_agents import SHARED_MODEL, AgentPool, ask_whole
 
+from covey.cli.agent_client import AgentClient
 from covey.demo.ports import choose
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +36,10 @@ pytestmark = [
     pytest.mark.prometheus,
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="apt-get install prometheus"),
 ]
+
+
+CHAT = "/v1/chat/completions"
+QUESTION = {"model": SHARED_MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 50}
 
 
 class Prometheus:
@@ -81,6 +86,16 @@ class Prometheus:
         self._log.close()
 
 
+def whole_batch(client: AgentClient, path: Path) -> None:
+    """Two lines, answered."""
+    lines = [{"custom_id": str(n), "method": "POST", "url": CHAT, "body": QUESTION} for n in range(2)]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    file = client.send_file("/v1/files", {"purpose": "batch"}, path, lambda _: None)
+    wish = {"input_file_id": file["id"], "endpoint": CHAT, "completion_window": "1h"}
+    batch = client.post("/v1/batches", wish)
+    wait_until(lambda: client.get(f"/v1/batches/{batch['id']}")["status"] == "completed", "the batch is answered")
+
+
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """Two agents with some traffic behind them, scraped for long enough to have rates."""
@@ -90,11 +105,15 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
         pool.start()
         server = Prometheus(tmp_path_factory.mktemp("prometheus"), [a.addresses.http for a in pool.agents.values()])
         found = server
+        whole_batch(pool.agents["anna"].client, tmp_path_factory.mktemp("batch") / "lines.jsonl")
 
         def traffic_is_seen() -> bool:
             for agent in pool.agents.values():
                 ask_whole(agent.client, SHARED_MODEL)
-            return found.answers("sum(rate(covey_time_per_output_token_seconds_count[1m])) > 0")
+                agent.client.post(CHAT, {**QUESTION, "n": 4})
+            streamed = found.answers("sum(rate(covey_time_per_output_token_seconds_count[1m])) > 0")
+            others = ("covey_parts_total", "covey_batch_lines_total")
+            return streamed and all(found.answers(f"sum(rate({name}[1m]))") for name in others)
 
         wait_until(traffic_is_seen, "Prometheus sees a rate of requests", 60)
         yield server
