@@ -420,10 +420,38 @@ def test_a_lost_link_or_somebody_elses_word_does_not(event: Any) -> None:
     assert machine.leader == A
 
 
-def test_an_old_release_does_not_end_a_newer_grant() -> None:
+@pytest.mark.parametrize("released", [Ballot(4, A), Ballot(9, C)], ids=["an old one", "its grant of another leader"])
+def test_a_release_of_something_else_does_not_end_a_grant(released: Ballot) -> None:
     machine = Machine().follows(A, counter=5)
-    machine.hears(A, LeaseReleased(Ballot(4, A)))
+    machine.hears(A, LeaseReleased(released))
     assert machine.leader == A
+
+
+@pytest.mark.parametrize("led_by_itself", [False, True])
+def test_who_had_a_leader_campaigns_afresh(led_by_itself: bool) -> None:
+    """What it lost before, and held back before, is forgotten."""
+    machine, request = canvassing(A)
+    for _ in range(8):
+        machine.hears(A, PreVoteReply(request.ballot, request.round, False, Ballot(3, C), granted=Ballot(3, C)))
+        request = sent_to(A, machine.at(machine.election.wake_at_s), PreVoteRequest)[0]
+    if led_by_itself:
+        machine.hears(A, PreVoteReply(request.ballot, request.round, True))
+        machine.now_s += 60.0
+        machine.at(machine.now_s)
+    else:
+        machine.hears(A, GrantRequest(Ballot(9, A), 1, LEASE_S))
+        machine.hears(A, LeaseReleased(Ballot(9, A)))
+    assert machine.role is Role.LEADERLESS
+    request = sent_to(A, machine.at(machine.election.wake_at_s), PreVoteRequest)[0]
+    machine.hears(A, PreVoteReply(request.ballot, request.round, False, Ballot(3, C), granted=Ballot(3, C)))
+    assert machine.election.wake_at_s == machine.now_s + LAN.canvass_retry_s
+
+
+def test_who_is_refused_for_a_grant_that_is_being_written_learns_whose() -> None:
+    machine = Machine()
+    machine.election.step(0.0, ElectionReceived(A, GrantRequest(Ballot(1, A), 1, LEASE_S)))
+    reply = sent_to(C, machine.hears(C, GrantRequest(Ballot(2, C), 1, LEASE_S)), GrantReply)[0]
+    assert (reply.reason, reply.promised) == (Refusal.LIVE_GRANT.value, Ballot(1, A))
 
 
 # --- leading --------------------------------------------------------------------------------------------------------

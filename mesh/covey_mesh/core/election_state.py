@@ -100,9 +100,9 @@ class ElectionState:
         self.effects.append(Persist(promise))
 
     def campaign_soon(self, now_s: float) -> None:
-        """The next campaign, unless a leader is found before."""
+        """The next campaign, unless a leader is found before. Who lost a leader or a campaign abstains no more."""
         pause_s = self.timing.campaign_settle_s + self.jitter() * self.timing.campaign_jitter_s + self.handicap_s
-        self.campaign_at_s = max(now_s + pause_s, self.grants.abstains_until_s)
+        self.campaign_at_s = now_s + pause_s
 
     def next_round(self) -> int:
         """Numbers what is asked of the others, so that each answer is matched with what it answers."""

@@ -29,7 +29,7 @@ class Following:
 
     def on_request(self, now_s: float, sender: NodeId, request: GrantRequest) -> None:
         me = self._me
-        if request.ballot.node_id != sender or sender == me.self_id:
+        if request.ballot.node_id != sender:
             return
         if me.leadership is not None:
             self._leading.meet_rival(now_s, sender, request)
@@ -87,7 +87,7 @@ class Following:
         own = event.promise.ballot.node_id == me.self_id
         if own:
             self._own_ballot_written(now_s, event.promise.ballot, pending is not None)
-        elif pending is not None and me.role is not Role.STOPPED:
+        elif pending is not None:
             self._follow()
             self._reply(now_s, pending.ballot.node_id, pending.ballot, pending.round, None)
 
