@@ -114,7 +114,7 @@ def test_within_one_users_line_the_earliest_deadline_goes_first_and_nobody_waits
         queues.add(GATEWAY, ask(name, user="u", deadline_s=deadline_s), second)
     order = []
     while (queue := queues.queue(MODEL)) is not None:
-        first = queue.first(20.0, set())
+        first = queue.first(20.0)
         assert first is not None
         order.append(first.ask.request_id)
         queues.remove(first.key)

@@ -98,7 +98,7 @@ def test_the_order_is_the_twins(actions: list[tuple[object, ...]]) -> None:
         else:
             expected = twin.serve(now_s)
             queue = queues.queue(MODEL)
-            first = None if queue is None else queue.first(now_s, set())
+            first = None if queue is None else queue.first(now_s)
             assert (None if first is None else first.ask.request_id) == expected
             if first is not None:
                 queues.remove(first.key)
@@ -116,7 +116,7 @@ def test_users_share_in_tokens_not_in_requests() -> None:
     for _ in range(100):
         queue = queues.queue(MODEL)
         assert queue is not None
-        first = queue.first(1.0, set())
+        first = queue.first(1.0)
         assert first is not None
         queues.remove(first.key)
         queues.charge(MODEL, first.ask.user, size[first.ask.user])

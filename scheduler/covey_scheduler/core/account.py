@@ -140,13 +140,6 @@ class PoolAccount:
                 later.append(at_s)
         return min(later, default=None)
 
-    def work_s(self, ask: Ask, now_s: float) -> float:
-        """Seconds of the fastest machine for what of the prompt the best prefix cache does not hold."""
-        standings = self._refreshed(ask.model, now_s)
-        blocks = max((depth for depth, _ in self._prefixes.matches(ask.model, ask.prefix_hashes)), default=0)
-        machine = standings.fastest()
-        return 0.0 if machine is None else prompt_s(ask, machine, blocks * self._settings.tokens_per_block)
-
     def assign(self, key: RequestKey, ranking: Ranking, index: int) -> int:
         """Remember an assignment to the machine at `index`; the prompt tokens that it will have to compute."""
         question, chosen = ranking.question, ranking.machines[index]

@@ -82,11 +82,8 @@ def rank(
 
 
 def machine_to_start(ranking: Ranking, waited_s: float) -> int | None:
-    """The machine that should be given the ask now; None: it is worth waiting for a busy one.
-
-    Who has waited for `wait_patience` times the seconds that the best free machine would take takes it: predictions may
-    be wrong, and so nobody loses more than that by having waited (the ski-rental argument).
-    """
+    """The machine that should be given the ask now; None: it is worth waiting for a busy one. Of an ask that waits
+    alone: planning.py has the rule for several."""
     if not ranking.machines:
         return None
     best = ranking.best()
@@ -97,4 +94,10 @@ def machine_to_start(ranking: Ranking, waited_s: float) -> int | None:
         return None
     settings = ranking.settings
     near = ranking.costs[free] <= ranking.costs[best] * settings.wait_gain + settings.wait_gain_s_min
-    return free if near or waited_s >= settings.wait_patience * ranking.costs[free] else None
+    return free if near or patience_over(ranking, free, waited_s) else None
+
+
+def patience_over(ranking: Ranking, free: int, waited_s: float) -> bool:
+    """Who has waited for `wait_patience` times the seconds that the best free machine would take takes it: predictions
+    may be wrong, and so nobody loses more than that by having waited (the ski-rental argument)."""
+    return waited_s >= ranking.settings.wait_patience * ranking.costs[free]

@@ -1,9 +1,9 @@
 """The leader's late-binding queue: asks that no machine can start now, by model.
 
 Order: priority class (raised by waiting), then the user with the lowest virtual counter (of equals, who holds fewer
-places), then what is due first: arrival + `overtaking` x seconds of its own prompt, so that short asks overtake long
-ones by that much and no more, and what has a deadline overtakes what has none, by `deadline_horizon_s` at most (the
-earliest deadline first, within one user).
+places), then what is due first: in order of arrival, but what has a deadline overtakes what has none, by
+`deadline_horizon_s` at most (the earliest deadline first, within one user). Of the first few in one lane planning.py
+may start a later one first.
 It is an index of what gateways hold, rebuilt by their asks after a change of leader: `waited_s` keeps the place.
 """
 
@@ -107,17 +107,22 @@ class ModelQueue:
         mine = before[entry.ask.user]
         return sum(min(count, mine + 1) for user, count in before.items() if user != entry.ask.user) + mine
 
-    def first(
-        self, now_s: float, passed_over: set[RequestKey], passed_lanes: Collection[tuple[str, int]] = ()
-    ) -> Entry | None:
-        """The ask whose turn it is, leaving out those already looked at."""
+    @property
+    def one_lane(self) -> bool:
+        """All asks are of one user and class."""
+        return len(self._lanes) == 1
+
+    def of_lane(self, lane: tuple[str, int], count: int) -> list[Entry]:
+        """The first `count` of a lane, in order of turn."""
+        return self._lanes[lane][:count]
+
+    def first(self, now_s: float, passed_lanes: Collection[tuple[str, int]] = ()) -> Entry | None:
+        """The ask whose turn it is, leaving out lanes already looked at."""
         best: tuple[tuple[int, float, int, float, int], Entry] | None = None
         for (user, priority), lane in self._lanes.items():
             if (user, priority) in passed_lanes:
                 continue
-            entry = next((e for e in lane if e.key not in passed_over), None)
-            if entry is None:
-                continue
+            entry = lane[0]
             rank = effective_class(priority, now_s - entry.since_s, self._settings.ageing_s)
             order = (rank, self._counters.of(user), self._held(user), entry.due_s, entry.number)
             if best is None or order < best[0]:

@@ -55,17 +55,15 @@ class Queues:
         queue = self._queues.get(self._models.get(key, ""))
         return None if queue is None else queue.get(key)
 
-    def add(
-        self, gateway: NodeId, ask: Ask, now_s: float, work_s: float = 0.0, collecting: bool = False
-    ) -> tuple[Entry, Entry | None]:
+    def add(self, gateway: NodeId, ask: Ask, now_s: float, collecting: bool = False) -> tuple[Entry, Entry | None]:
         """The new entry, and the one that found no room (None; an older ask; or the new one itself).
 
-        `work_s`: seconds of its prompt on a fast machine. `collecting`: a new leader listens, nobody is served yet.
+        `collecting`: a new leader listens, nobody is served yet.
         """
         self._number += 1
         limit_s = ask.deadline_s or self._settings.queue_wait_s_max
         since_s = now_s - ask.waited_s
-        due_s = since_s + self._settings.overtaking * work_s + self._horizon_s(ask)
+        due_s = since_s + self._horizon_s(ask)
         entry = Entry((gateway, ask.request_id), ask, since_s, now_s + limit_s, self._number, due_s)
         if len(self._models) >= self._settings.queues_length_max:
             return entry, entry

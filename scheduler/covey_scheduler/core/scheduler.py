@@ -3,14 +3,16 @@
     events (events.py) -> Scheduler.step -> [Reply], in the order in which they must be sent; then call step(Tick)
     at `wake_at_s` at the latest.
 
-Every ask enters the queue and leaves it at once if a machine is free: one path, so nobody overtakes. Not here: which
-machine is best (policy.py), whose turn it is (queue.py), how much of a machine it may take (room.py), which deadlines
-cannot be kept (deadlines.py), what is known of the pool (account.py).
+An ask enters its model's queue and leaves it when it is its turn and a machine is free. One that finds nobody waiting
+and a free machine is started at once, by the same rules, without passing through the queue. Not here: which machine is
+best (policy.py), whose turn it is (queue.py), who of those waiting goes where (planning.py), how much of a machine an
+ask may take (room.py), which deadlines cannot be kept (deadlines.py), what is known of the pool (account.py).
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from covey_mesh.core.asking import (
@@ -35,9 +37,9 @@ from covey_scheduler.core.decisions import Verdicts
 from covey_scheduler.core.events import Effect, Event, Reply
 from covey_scheduler.core.inflight import RequestKey
 from covey_scheduler.core.pickers import Rotation
+from covey_scheduler.core.planning import Waiting, starting, together_max, wait_as_planned
 from covey_scheduler.core.policies import policy_named
 from covey_scheduler.core.policy import Ranking, machine_to_start
-from covey_scheduler.core.prediction import prompt_s
 from covey_scheduler.core.queue import Entry
 from covey_scheduler.core.queues import Queues
 from covey_scheduler.core.room import Room
@@ -208,7 +210,7 @@ class Scheduler:
             alone = self._started_alone(now_s, gateway, ask)
             if alone is not None:
                 return [alone]
-        entry, evicted = self._queues.add(gateway, ask, now_s, self._work_s(now_s, ask), self.collecting)
+        entry, evicted = self._queues.add(gateway, ask, now_s, self.collecting)
         effects = [] if evicted is None else [self._no_room(now_s, evicted)]
         effects += self._drain(now_s, ask.model)
         if self._queues.get(key) is entry:
@@ -270,18 +272,18 @@ class Scheduler:
         return effects
 
     def _drain(self, now_s: float, model: str) -> list[Effect]:
-        """Assign in order of turn until no machine is free or too many asks in a row could not start."""
+        """Assign in order of turn until no machine is free or enough asks were looked at that could not start. Those
+        of the lane whose turn it is are planned together."""
         queue = self._queues.queue(model)
         if queue is None or self._still_collecting(now_s):
             return []
         effects: list[Effect] = []
-        passed_over: set[RequestKey] = set()
         passed_lanes: set[tuple[str, int]] = set()
-        passed_in = Counter[tuple[str, int]]()
         ahead_s: dict[NodeId, float] = {}
+        looked_at = 0
         self._look_at_s.pop(model, None)
-        while len(passed_over) < self._settings.drain_scan_max:
-            entry = queue.first(now_s, passed_over, passed_lanes)
+        while looked_at < self._settings.drain_scan_max:
+            entry = queue.first(now_s, passed_lanes)
             if entry is None:
                 break
             room = self._room(now_s, entry.ask)
@@ -291,21 +293,27 @@ class Scheduler:
                     break
                 passed_lanes.add(entry.lane)
                 continue
-            ranking = self._rank(now_s, entry.ask, ahead_s, room)
-            late = self._late(now_s, entry, ranking)
-            if late is not None:
-                effects.append(self._cannot_keep(now_s, entry, ranking, late))
-                continue
-            index = machine_to_start(ranking, now_s - entry.since_s)
-            if index is not None:
-                effects.append(self._assign(now_s, entry, ranking, index))
-                continue
-            passed_over.add(entry.key)
-            passed_in[entry.lane] += 1
-            if passed_in[entry.lane] >= self._settings.drain_scan_lane_max:
+            together = together_max(len(self._pool.view.members), self._settings.drain_scan_lane_max)
+            line = queue.of_lane(entry.lane, together)
+            asks = [Waiting(each, self._rank(now_s, each.ask, ahead_s, room), now_s) for each in line]
+            answered = self._too_late_for(now_s, asks) or self._started_of(now_s, asks, queue.one_lane)
+            effects += answered
+            if not answered:
                 passed_lanes.add(entry.lane)
-            _wait_for_best(ranking, ahead_s)
+                looked_at += len(asks)
+                wait_as_planned(asks, ahead_s, self._settings)
         return effects
+
+    def _too_late_for(self, now_s: float, asks: Sequence[Waiting]) -> list[Effect]:
+        found = [(each, self._late(now_s, each.entry, each.ranking)) for each in asks if each.entry.ask.deadline_s]
+        return [self._cannot_keep(now_s, each.entry, each.ranking, late) for each, late in found if late is not None]
+
+    def _started_of(self, now_s: float, asks: Sequence[Waiting], all_at_once: bool) -> list[Effect]:
+        """Where others wait too, each start may make it their turn."""
+        starts = starting(asks, self._settings)
+        if not all_at_once:
+            starts = starts[:1]
+        return [self._assign(now_s, asks[n].entry, asks[n].ranking, index, len(asks) > 1) for n, index in starts]
 
     def _room(self, now_s: float, ask: Ask) -> Room | None:
         return self._pool.room(ask, self._queues.users(ask.model), now_s)
@@ -347,10 +355,6 @@ class Scheduler:
         assert queue is not None, "empty queues are dropped"
         return [self._too_late(now_s, entry) for entry in queue.expired(now_s)]
 
-    def _work_s(self, now_s: float, ask: Ask) -> float:
-        """Only where the order of turns asks for it."""
-        return self._pool.work_s(ask, now_s) if self._settings.overtaking else 0.0
-
     def _rank(
         self, now_s: float, ask: Ask, ahead_s: dict[NodeId, float] | None = None, room: Room | None = None
     ) -> Ranking:
@@ -374,9 +378,10 @@ class Scheduler:
             return self._cannot_keep(now_s, entry, ranking, late)
         return self._queued(now_s, entry, ranking)
 
-    def _assign(self, now_s: float, entry: Entry, ranking: Ranking, best: int) -> Effect:
+    def _assign(self, now_s: float, entry: Entry, ranking: Ranking, best: int, planned: bool = False) -> Effect:
+        """`planned`: other asks count on other machines, so that equal ones take no turns."""
         ask = entry.ask
-        chosen = self._rotation.pick(ranking, best)
+        chosen = best if planned else self._rotation.pick(ranking, best)
         self._queues.remove(entry.key)
         uncached = self._pool.assign(entry.key, ranking, chosen)
         charged = expected_charge(ranking, uncached, self._settings)
@@ -474,13 +479,3 @@ class Scheduler:
         if self._collecting_until_s is not None:
             due_s = min(due_s, self._collecting_until_s)
         return min(due_s, *self._look_at_s.values()) if self._look_at_s else due_s
-
-
-def _wait_for_best(ranking: Ranking, ahead_s: dict[NodeId, float]) -> None:
-    """An ask that stays queued will bring its prompt to the machine it waits for: later asks must know."""
-    if not ranking.machines:
-        return
-    best = ranking.best()
-    machine = ranking.machines[best]
-    node_id = machine.candidate.machine.node_id
-    ahead_s[node_id] = ahead_s.get(node_id, 0.0) + prompt_s(ranking.question.ask, machine, ranking.cached[best])

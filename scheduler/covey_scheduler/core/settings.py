@@ -58,15 +58,16 @@ class SchedulerSettings:
     """An ask without a deadline leaves the queue after this time."""
     ageing_s: float = 20.0
     """Waiting time that lifts an ask by one priority class: a batch job is late, never starved."""
-    overtaking: float = 0.0
-    """An ask's turn comes as if it had arrived this many times its own prompt's seconds later: short ones overtake long
-    ones, nobody is overtaken for longer than that."""
+    overtaking: float = 4.0
+    """Of one user's asks that wait, shorter ones go first, until a longer one has waited this many times its own
+    prompt's seconds: who needs long may wait long, in proportion, and nobody for ever."""
     recovery_patience_s: float = 3.0
     """Time an ask waits for machines that may be back in a moment (link lost, engine starting) when no other can."""
     drain_scan_max: int = 16
     """Queued asks looked at, in one step, that could start but choose to wait or fit no free machine."""
     drain_scan_lane_max: int = 8
-    """... of which so many of one user and class: others' turn must come although these wait."""
+    """... of which so many of one user and class, planned together: others' turn must come although these wait. Twice
+    as many bring no less waiting on the traces of bench/routing."""
     recheck_s: float = 0.1
     """Queues are looked at this often even if nothing is heard (deadlines, expired reservations)."""
     deadline_horizon_s: float = 20.0

@@ -44,9 +44,6 @@ class Standings:
             if row is not None and isinstance(row[1], Standing):
                 self._replace(node_id, row[0], candidate_of)
 
-    def fastest(self) -> Standing | None:
-        return min(self._passing, key=lambda row: row.prefill_s_per_token, default=None)
-
     def passing(self, ask: Ask) -> tuple[Sequence[Standing], Sequence[Rejection]]:
         """Who may serve this ask, and everybody else with the reason."""
         self._handed_out = True
