@@ -22,6 +22,15 @@ from covey.admin import AdminRoutes
 from covey.config import SIMULATED, Configuration, is_loopback
 from covey.doctor.agent_side import AgentDoctor
 from covey.errors import UserError
+from covey.gateway_processes import (
+    best_classes,
+    gateway_processes,
+    in_shares,
+    process_settings,
+    refuse_shared,
+    request_settings,
+    sharding_settings,
+)
 from covey.leadership import leadership_source
 from covey.membership import invitation, revoke_invitations
 from covey.models import model_specs
@@ -30,8 +39,7 @@ from covey.security import key_ring
 from covey.setting import split_address
 from covey_gateway.core.batches.settings import DAY_S, BatchSettings
 from covey_gateway.core.keys import KeyRing
-from covey_gateway.core.settings import HttpSettings, RequestSettings
-from covey_gateway.core.sharing import CLASSES
+from covey_gateway.core.settings import HttpSettings
 from covey_gateway.io.batches.door import BatchDoor
 from covey_gateway.io.batches.library import BatchLibrary
 from covey_gateway.io.batches.metrics import BatchCollector
@@ -65,7 +73,6 @@ from covey_node.io.node import Node
 from covey_node.io.speed_book import SpeedBook
 from covey_scheduler.core.leaderless import choose_alone
 from covey_scheduler.core.settings import SchedulerSettings
-from covey_scheduler.core.sharding import ShardingSettings
 from covey_scheduler.io.service import SchedulerService
 
 log = logging.getLogger(__name__)
@@ -170,16 +177,20 @@ class Agent:
         mesh.subscribe(self._metrics)
         self._loop_lag = LoopLag(loop, self._metrics.loop_lagged)
         self._runner = RequestRunner(
-            mesh, boottime_s, random.random, RequestSettings(), self._metrics, choose_alone, loop,
-            sharding=self._sharding(),
-            best_classes={owner: CLASSES[word] for owner, word in self._configuration.key_priorities.items()},
+            mesh, boottime_s, random.random, request_settings(self._configuration), self._metrics, choose_alone, loop,
+            sharding=sharding_settings(self._configuration), best_classes=best_classes(self._configuration),
         )  # fmt: skip
-        self._status = PoolStatus(mesh, identity.pool_id, identity.pool_name, self._runner, queue_lengths)
+        self._processes = gateway_processes(
+            self._configuration.gateway_processes, mesh, self._metrics, self._of_process
+        )
+        self._status = PoolStatus(
+            mesh, identity.pool_id, identity.pool_name, self._runner, queue_lengths, self._processes
+        )
         keys = key_ring(self._configuration.keys)
         self._make_batches(keys)
         pages = StandardPages(mesh.view, self._metrics.exposition, int(time.time()))
         routes = pages.routes().merged(AdminRoutes(self._status, self).routes()).merged(self._doctor.routes())
-        routes = routes.merged(BatchPages(self._batch_door).routes())
+        routes = self._routes = routes.merged(BatchPages(self._batch_door).routes())
         self._http = HttpServer(self._runner, keys, routes, self._http_settings(), self._metrics, boottime_s)
         configuration = self._configuration
         open_here = is_loopback(configuration.grpc) and not configuration.key_on_loopback
@@ -201,21 +212,24 @@ class Agent:
         mesh.serve_requests(self._batch_peers.open)
         self._metrics.registry.register(BatchCollector(self._batch_runner))
 
-    def _sharding(self) -> ShardingSettings:
-        configuration = self._configuration
-        return ShardingSettings(enabled=configuration.shard_requests, inputs_min=configuration.shard_inputs_min)
-
     def _http_settings(self) -> HttpSettings:
         configuration = self._configuration
         host, port = split_address(configuration.http)
-        return HttpSettings(
+        whole = HttpSettings(
             host=host,
             port=port,
             unix_path=str(configuration.control_socket),
             cors_origins=configuration.cors_origins,
             trusted_hosts=configuration.trusted_hosts,
             key_on_loopback=configuration.key_on_loopback,
+            shares=int(configuration.gateway_processes > 1),
         )
+        return in_shares(whole, configuration.gateway_processes)
+
+    def _of_process(self, number: int) -> bytes:
+        """What a further gateway process is told at its start."""
+        http = replace(self._http_settings(), port=self._http.port)
+        return process_settings(self._configuration, self._identity.node_id, number, http, self._routes)
 
     def _make_discovery(self) -> None:
         self._discovery: Discovery | None = None
@@ -243,6 +257,8 @@ class Agent:
         await self._library.open()
         await self._start_edges()
         await self._batch_runner.start()
+        if self._processes is not None:
+            await self._processes.start()
         self._monitor.start()
         self._monitor.subscribe(lambda _: self._addresses_changed())
         self._addresses_changed()
@@ -267,6 +283,8 @@ class Agent:
 
     async def _start_edges(self) -> None:
         try:
+            if self._processes is not None:
+                await refuse_shared(*split_address(self._configuration.http))
             await self._http.start()
         except OSError as error:
             where = self._configuration.http
@@ -391,6 +409,7 @@ class Agent:
             self._http.drain(grace_s),
             self._grpc.stop(grace_s),
             self._node.stop(grace_s),
+            *([self._processes.stop(grace_s)] if self._processes is not None else []),
         )
         await self._batch_peers.stop()
         await self._library.close()

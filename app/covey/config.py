@@ -19,6 +19,7 @@ from covey import setting as read
 from covey.errors import ConfigurationError
 from covey.places import CONTROL_SOCKET, check_socket_room
 from covey.setting import setting
+from covey_gateway.core.process_ids import PROCESSES_MAX
 from covey_gateway.core.sharing import CLASSES
 from covey_scheduler.core.policies import POLICIES
 
@@ -68,6 +69,9 @@ class Configuration:
 
     # --- Addresses
     http: str = setting("127.0.0.1:8080", read.address, "OpenAI-compatible endpoint, HOST:PORT.")
+    gateway_processes: int = setting(
+        1, read.count, "Processes that answer on `http`; more than 1 where one processor core is not enough."
+    )
     grpc: str = setting("127.0.0.1:8081", read.address, "gRPC endpoint, HOST:PORT.")
     link: str = setting(
         "0.0.0.0:8082", read.address, "Where machines of the pool connect (mutual TLS always), HOST:PORT."
@@ -149,6 +153,10 @@ class Configuration:
         check_socket_room(self.runtime_dir)
         if self.shard_inputs_min < 2:
             raise ConfigurationError("shard_inputs_min must be at least 2", "set shard_requests = false to cut nothing")
+        if not 1 <= self.gateway_processes <= PROCESSES_MAX:
+            raise ConfigurationError(
+                f"gateway_processes is {self.gateway_processes}", f"1 to {PROCESSES_MAX}; 1 is the agent alone"
+            )
         self._check_etcd()
         self._check_key_priorities()
         self._check_batches()

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from bench.datapath import instruments, measuring, report
 from bench.datapath.measuring import Results, Target
 from bench.datapath.peers import PEERS, NotInstalledError
-from bench.datapath.pools import SHAPES, Pool
+from bench.datapath.pools import MORE_SHAPES, SHAPES, Pool
 from bench.datapath.processes import CACHE, Server
 
 ENGINES = 2
@@ -67,7 +67,7 @@ def _start(stack: ExitStack, wanted: Sequence[str]) -> tuple[list[Target], list[
             targets.append(server)
         except (NotInstalledError, RuntimeError) as error:
             missing.append(Results(peer.name, why_not=str(error)))
-    for shape in SHAPES:
+    for shape in (*SHAPES, *MORE_SHAPES):
         if not _is_wanted(shape.name, wanted):
             continue
         pool = Pool(shape)

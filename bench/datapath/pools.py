@@ -36,13 +36,14 @@ Found = dict[str, Any]
 class Shape:
     """Who serves and who leads: the agent that is asked ("entry"), or another machine ("other").
 
-    `machines` 1: a pool of the entry alone.
+    `machines` 1: a pool of the entry alone. `processes`: gateway processes of each agent.
     """
 
     name: str
     served_by: str = "entry"
     led_by: str = "entry"
     machines: int = 2
+    processes: int = 1
 
 
 SHAPES = (
@@ -51,6 +52,8 @@ SHAPES = (
     Shape("covey remote, leader local", served_by="other"),
     Shape("covey remote, leader remote", served_by="other", led_by="other"),
 )
+MORE_SHAPES = (Shape("covey here, 2 processes", machines=1, processes=2),)
+"""In the table; no figure to reach is about them."""
 
 
 class Pool:
@@ -73,6 +76,8 @@ class Pool:
         model.mkdir(exist_ok=True)
         (model / "config.json").write_text("{}")
         settings = ["--peer", peer.link] if self._shape.machines > 1 else []
+        if self._shape.processes > 1:
+            settings += ["--gateway-processes", str(self._shape.processes)]
         if self._shape.served_by == name:
             settings += ["--model", f"{MODEL}={model}", "--device", "cpu", "--running-requests-max", RUNNING_MAX]
         return AgentProcess(name, state, own, tuple(settings))

@@ -13,6 +13,9 @@ from covey_gateway.io.batches.library import BatchLibrary
 from covey_gateway.io.batches.metrics import BatchCollector
 from covey_gateway.io.batches.runner import BatchRunner
 from covey_gateway.io.metrics import GatewayMetrics
+from covey_gateway.io.processes.metrics import ProcessesCollector
+from covey_gateway.io.processes.port import Surroundings
+from covey_gateway.io.processes.supervisor import GatewayProcesses
 from covey_mesh.core.facts import PoolView
 from covey_mesh.core.names import NodeId
 
@@ -25,6 +28,8 @@ def _exported() -> set[str]:
     metrics = GatewayMetrics("1", NODE, lambda: PoolView(NODE), dict, lambda: 0.0)
     library = BatchLibrary(Path(), NODE, BatchSettings(), lambda: 0.0)
     metrics.registry.register(BatchCollector(BatchRunner(library, FakeDoor(), lambda: PoolView(NODE))))
+    around = Surroundings(None, metrics, metrics.requests_lost)  # type: ignore[arg-type]
+    metrics.registry.register(ProcessesCollector(GatewayProcesses(0, (), lambda _: b"", around)))
     families = list(metrics.registry.collect())
     library.thread.close()
     names = {f.name + ("_total" if f.type == "counter" else "") for f in families}

@@ -72,6 +72,11 @@ class Routes:
         """Both; `other` wins where they clash."""
         return Routes({**self._exact, **other._exact}, {**dict(self._prefixes), **dict(other._prefixes)})
 
+    def items(self) -> list[tuple[tuple[str, str], bool, Route]]:
+        """(method, path or its prefix), whether it is a prefix, and the route."""
+        exact = [(key, False, route) for key, route in self._exact.items()]
+        return [*exact, *((key, True, route) for key, route in self._prefixes)]
+
     def find(self, method: str, path: str) -> tuple[Route, str] | None:
         """The route and the tail after its prefix. HEAD is served by GET's route."""
         method = "GET" if method == "HEAD" else method

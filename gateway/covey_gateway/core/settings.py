@@ -66,6 +66,9 @@ class HttpSettings:
     # Loopback without a key. A LAN address needs keys (see GatewaySettings of the program).
     host: str = "127.0.0.1"
     port: int = 8080
+    # Not 0: other processes listen on the same address, and the kernel deals out connections (SO_REUSEPORT) to so many
+    # listening sockets of this one and to theirs, each as likely as any other.
+    shares: int = 0
     # Unix socket for local administration, mode 0600; empty: none.
     unix_path: str = ""
     body_bytes_max: int = REQUEST_BODY_BYTES_MAX

@@ -87,11 +87,14 @@ class HttpServer:
         """Raises OSError when an address is taken."""
         loop = asyncio.get_running_loop()
         settings = self.settings
-        tcp = await loop.create_server(
-            lambda: HttpConnection(self, unix=False), settings.host, settings.port, backlog=BACKLOG, reuse_address=True
-        )
-        self._servers.append(tcp)
-        self.port = tcp.sockets[0].getsockname()[1]
+        self.port = settings.port
+        for _ in range(max(1, settings.shares)):
+            tcp = await loop.create_server(
+                lambda: HttpConnection(self, unix=False), settings.host, self.port, backlog=BACKLOG, reuse_address=True,
+                reuse_port=settings.shares > 0,
+            )  # fmt: skip
+            self._servers.append(tcp)
+            self.port = tcp.sockets[0].getsockname()[1]
         if settings.unix_path:
             try:
                 self._servers.append(await self._listen_unix(settings.unix_path))

@@ -113,6 +113,9 @@ class GatewayMetrics:
             ["path", "model", "status"], registry=registry,
         )  # fmt: skip
         self._in_flight = Gauge("covey_requests_in_flight", "Requests held by this gateway.", registry=registry)
+        self._lost = Counter(
+            "covey_requests_lost", "Requests whose gateway process crashed or hung with them.", registry=registry
+        )
         self._seconds = Histogram(
             "covey_request_seconds",
             "From arrival to the last byte.",
@@ -183,6 +186,11 @@ class GatewayMetrics:
     def loop_lagged(self, seconds: float) -> None:
         """One look of covey_gateway.io.loop_lag."""
         self._loop_lag.observe(seconds)
+
+    def requests_lost(self, count: int) -> None:
+        """They ended with the gateway process that held them; no other call speaks of them any more."""
+        self._in_flight.dec(count)
+        self._lost.inc(count)
 
     # covey_gateway.core.observer.Observer
 

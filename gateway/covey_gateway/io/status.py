@@ -5,6 +5,7 @@ Reads the view and the runner's records; changes nothing.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
@@ -34,18 +35,35 @@ class Records(Protocol):
     def record(self, request_id: str) -> RequestRecord | None: ...
 
 
+class ProcessRecords(Protocol):
+    """Likewise, of this agent's other gateway processes."""
+
+    async def explain(self, kind: str, asked: bytes, timeout_s: float) -> bytes | None: ...
+
+
 class PoolStatus:
     """Snapshots, models, and explanations from wherever the request entered."""
 
     def __init__(
-        self, mesh: Mesh, pool_id: str, pool_name: str, records: Records, queue_lengths: Callable[[], dict[str, int]]
+        self,
+        mesh: Mesh,
+        pool_id: str,
+        pool_name: str,
+        records: Records,
+        queue_lengths: Callable[[], dict[str, int]],
+        processes: ProcessRecords | None = None,
     ) -> None:
         self._mesh = mesh
         self._pool_id = pool_id
         self._pool_name = pool_name
         self._records = records
         self._queue_lengths = queue_lengths
-        mesh.answer_queries(QUERY_KIND, self._answer_query)
+        self._processes = processes
+        self._answering: set[asyncio.Task[bytes | None]] = set()
+        if processes is None:
+            mesh.answer_queries(QUERY_KIND, lambda asked: record_answer(records, mesh.self_id, asked))
+        else:
+            mesh.answer_queries_later(QUERY_KIND, self._answer_later)
 
     def snapshot(self) -> wire.GetPoolResponse:
         """The pool as this machine sees it now."""
@@ -74,9 +92,9 @@ class PoolStatus:
         """The record of a request, from the machine where it entered. None where nobody reachable remembers it."""
         if not request_id or len(request_id) > REQUEST_ID_BYTES_MAX:
             return None
-        found = self._records.record(request_id)
-        if found is not None:
-            return explained(found, self._mesh.self_id)
+        payload = await self._found_here(request_id.encode())
+        if payload is not None:
+            return wire.ExplainRequestResponse.FromString(payload)
         for node_id in self._where_it_may_have_entered(request_id):
             payload = await self._mesh.query(node_id, QUERY_KIND, request_id.encode(), QUERY_TIMEOUT_S)
             if payload is not None:
@@ -90,11 +108,26 @@ class PoolStatus:
         named = [n for n in others if n[:8] in request_id]
         return (named or others)[:QUERY_MACHINES_MAX]
 
-    def _answer_query(self, payload: bytes) -> bytes | None:
-        if len(payload) > REQUEST_ID_BYTES_MAX:
-            return None
-        found = self._records.record(payload.decode(errors="replace"))
-        return None if found is None else explained(found, self._mesh.self_id).SerializeToString()
+    async def _found_here(self, asked: bytes) -> bytes | None:
+        """From whichever process of this agent took the request."""
+        found = record_answer(self._records, self._mesh.self_id, asked)
+        if found is None and self._processes is not None:
+            found = await self._processes.explain(QUERY_KIND, asked, QUERY_TIMEOUT_S / 2)
+        return found
+
+    def _answer_later(self, _: NodeId, asked: bytes, reply: Callable[[bytes | None], None]) -> None:
+        task = asyncio.get_running_loop().create_task(self._found_here(asked))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+        task.add_done_callback(lambda done: reply(None if done.cancelled() else done.result()))
+
+
+def record_answer(records: Records, gateway: NodeId, asked: bytes) -> bytes | None:
+    """The answer to a query of QUERY_KIND from one process's memory; None where it does not remember the request."""
+    if len(asked) > REQUEST_ID_BYTES_MAX:
+        return None
+    found = records.record(asked.decode(errors="replace"))
+    return None if found is None else explained(found, gateway).SerializeToString()
 
 
 def explained(record: RequestRecord, gateway: NodeId) -> wire.ExplainRequestResponse:

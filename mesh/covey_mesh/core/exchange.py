@@ -45,7 +45,8 @@ class Failure:
 
 @frozen
 class ForwardedRequest:
-    """One attempt of one request. `body` is the client's own JSON, untouched."""
+    """One attempt of one request. `body` is the client's own JSON, untouched. `node_id`: only from a gateway process to
+    its agent, the machine to open it on."""
 
     request_id: str
     attempt: int
@@ -56,6 +57,7 @@ class ForwardedRequest:
     prompt_tokens: int
     max_output_tokens: int
     deadline_ms: int = 0
+    node_id: str = ""
 
 
 class ResponseSink(Protocol):

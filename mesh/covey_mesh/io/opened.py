@@ -239,4 +239,5 @@ def _open_item(stream_id: int, request: ForwardedRequest, inline: bytes) -> link
         initial_credit_bytes=STREAM_WINDOW_BYTES,
         deadline_ms=request.deadline_ms,
         body_bytes=len(request.body),
+        node_id=request.node_id,
     )

@@ -276,4 +276,5 @@ def _request(opening: link_pb2.RequestOpen, body: bytes) -> ForwardedRequest:
         prompt_tokens=opening.prompt_tokens,
         max_output_tokens=opening.max_output_tokens,
         deadline_ms=opening.deadline_ms,
+        node_id=text(opening.node_id, "a machine"),
     )

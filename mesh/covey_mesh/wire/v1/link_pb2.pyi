@@ -15,7 +15,7 @@ class Batch(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ...) -> None: ...
 
 class Item(_message.Message):
-    __slots__ = ("hello", "heartbeat", "election", "peers", "load", "view", "facts", "goodbye", "open", "cancel", "credit", "head", "data", "end", "body", "ask", "answer", "attempt", "query", "query_reply")
+    __slots__ = ("hello", "heartbeat", "election", "peers", "load", "view", "facts", "goodbye", "open", "cancel", "credit", "head", "data", "end", "body", "ask", "answer", "attempt", "query", "query_reply", "pool_change", "relayed", "observed", "listening", "drain")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     ELECTION_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +36,11 @@ class Item(_message.Message):
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     QUERY_FIELD_NUMBER: _ClassVar[int]
     QUERY_REPLY_FIELD_NUMBER: _ClassVar[int]
+    POOL_CHANGE_FIELD_NUMBER: _ClassVar[int]
+    RELAYED_FIELD_NUMBER: _ClassVar[int]
+    OBSERVED_FIELD_NUMBER: _ClassVar[int]
+    LISTENING_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     heartbeat: Heartbeat
     election: ElectionMessage
@@ -56,7 +61,12 @@ class Item(_message.Message):
     attempt: AttemptReport
     query: Query
     query_reply: QueryReply
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., election: _Optional[_Union[ElectionMessage, _Mapping]] = ..., peers: _Optional[_Union[PeerList, _Mapping]] = ..., load: _Optional[_Union[LoadReport, _Mapping]] = ..., view: _Optional[_Union[ViewReport, _Mapping]] = ..., facts: _Optional[_Union[_types_pb2.NodeFacts, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., open: _Optional[_Union[RequestOpen, _Mapping]] = ..., cancel: _Optional[_Union[RequestCancel, _Mapping]] = ..., credit: _Optional[_Union[RequestCredit, _Mapping]] = ..., head: _Optional[_Union[ResponseHead, _Mapping]] = ..., data: _Optional[_Union[ResponseData, _Mapping]] = ..., end: _Optional[_Union[ResponseEnd, _Mapping]] = ..., body: _Optional[_Union[RequestBody, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., attempt: _Optional[_Union[AttemptReport, _Mapping]] = ..., query: _Optional[_Union[Query, _Mapping]] = ..., query_reply: _Optional[_Union[QueryReply, _Mapping]] = ...) -> None: ...
+    pool_change: PoolChange
+    relayed: Relayed
+    observed: Observed
+    listening: Listening
+    drain: Drain
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., election: _Optional[_Union[ElectionMessage, _Mapping]] = ..., peers: _Optional[_Union[PeerList, _Mapping]] = ..., load: _Optional[_Union[LoadReport, _Mapping]] = ..., view: _Optional[_Union[ViewReport, _Mapping]] = ..., facts: _Optional[_Union[_types_pb2.NodeFacts, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., open: _Optional[_Union[RequestOpen, _Mapping]] = ..., cancel: _Optional[_Union[RequestCancel, _Mapping]] = ..., credit: _Optional[_Union[RequestCredit, _Mapping]] = ..., head: _Optional[_Union[ResponseHead, _Mapping]] = ..., data: _Optional[_Union[ResponseData, _Mapping]] = ..., end: _Optional[_Union[ResponseEnd, _Mapping]] = ..., body: _Optional[_Union[RequestBody, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., attempt: _Optional[_Union[AttemptReport, _Mapping]] = ..., query: _Optional[_Union[Query, _Mapping]] = ..., query_reply: _Optional[_Union[QueryReply, _Mapping]] = ..., pool_change: _Optional[_Union[PoolChange, _Mapping]] = ..., relayed: _Optional[_Union[Relayed, _Mapping]] = ..., observed: _Optional[_Union[Observed, _Mapping]] = ..., listening: _Optional[_Union[Listening, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("pool_id", "facts", "protocol_min", "protocol_max")
@@ -175,7 +185,7 @@ class ViewReport(_message.Message):
     def __init__(self, ballot: _Optional[_Union[_types_pb2.Ballot, _Mapping]] = ..., version: _Optional[int] = ..., members: _Optional[_Iterable[_Union[_types_pb2.Member, _Mapping]]] = ...) -> None: ...
 
 class RequestOpen(_message.Message):
-    __slots__ = ("stream_id", "request_id", "attempt", "model", "path", "body", "streaming", "prompt_tokens", "max_output_tokens", "initial_credit_bytes", "deadline_ms", "body_bytes")
+    __slots__ = ("stream_id", "request_id", "attempt", "model", "path", "body", "streaming", "prompt_tokens", "max_output_tokens", "initial_credit_bytes", "deadline_ms", "body_bytes", "node_id")
     STREAM_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -188,6 +198,7 @@ class RequestOpen(_message.Message):
     INITIAL_CREDIT_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
     BODY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
     stream_id: int
     request_id: str
     attempt: int
@@ -200,7 +211,8 @@ class RequestOpen(_message.Message):
     initial_credit_bytes: int
     deadline_ms: int
     body_bytes: int
-    def __init__(self, stream_id: _Optional[int] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., path: _Optional[str] = ..., body: _Optional[bytes] = ..., streaming: _Optional[bool] = ..., prompt_tokens: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., initial_credit_bytes: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., body_bytes: _Optional[int] = ...) -> None: ...
+    node_id: str
+    def __init__(self, stream_id: _Optional[int] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., path: _Optional[str] = ..., body: _Optional[bytes] = ..., streaming: _Optional[bool] = ..., prompt_tokens: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., initial_credit_bytes: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., body_bytes: _Optional[int] = ..., node_id: _Optional[str] = ...) -> None: ...
 
 class RequestBody(_message.Message):
     __slots__ = ("stream_id", "chunk")
@@ -358,3 +370,54 @@ class QueryReply(_message.Message):
     found: bool
     payload: bytes
     def __init__(self, query_id: _Optional[int] = ..., found: _Optional[bool] = ..., payload: _Optional[bytes] = ...) -> None: ...
+
+class PoolChange(_message.Message):
+    __slots__ = ("version", "leader_node_id", "ballot", "members", "gone", "lost")
+    class LostLink(_message.Message):
+        __slots__ = ("node_id", "loss")
+        NODE_ID_FIELD_NUMBER: _ClassVar[int]
+        LOSS_FIELD_NUMBER: _ClassVar[int]
+        node_id: str
+        loss: str
+        def __init__(self, node_id: _Optional[str] = ..., loss: _Optional[str] = ...) -> None: ...
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LEADER_NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    BALLOT_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    GONE_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    leader_node_id: str
+    ballot: _types_pb2.Ballot
+    members: _containers.RepeatedCompositeFieldContainer[_types_pb2.Member]
+    gone: _containers.RepeatedScalarFieldContainer[str]
+    lost: _containers.RepeatedCompositeFieldContainer[PoolChange.LostLink]
+    def __init__(self, version: _Optional[int] = ..., leader_node_id: _Optional[str] = ..., ballot: _Optional[_Union[_types_pb2.Ballot, _Mapping]] = ..., members: _Optional[_Iterable[_Union[_types_pb2.Member, _Mapping]]] = ..., gone: _Optional[_Iterable[str]] = ..., lost: _Optional[_Iterable[_Union[PoolChange.LostLink, _Mapping]]] = ...) -> None: ...
+
+class Relayed(_message.Message):
+    __slots__ = ("node_id", "ask", "answer", "attempt")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    ASK_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    ask: Ask
+    answer: Answer
+    attempt: AttemptReport
+    def __init__(self, node_id: _Optional[str] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., attempt: _Optional[_Union[AttemptReport, _Mapping]] = ...) -> None: ...
+
+class Observed(_message.Message):
+    __slots__ = ("events",)
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    events: bytes
+    def __init__(self, events: _Optional[bytes] = ...) -> None: ...
+
+class Listening(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Drain(_message.Message):
+    __slots__ = ("grace_ms",)
+    GRACE_MS_FIELD_NUMBER: _ClassVar[int]
+    grace_ms: int
+    def __init__(self, grace_ms: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,369 @@
+"""Real agents with a further gateway process each: one address, one pool, one set of figures, whoever serves."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import re
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.support.polling import wait_until
+from tests.support.real_agents import SHARED_MODEL, AgentPool
+
+from covey.cli.agent_client import AgentClient
+from covey.demo.agent_process import AgentProcess, call_covey, covey_command
+from covey.demo.pool import alive, descendants
+from covey_gateway.core.process_ids import process_of
+from covey_node.core import simulated_openai as openai
+
+EMBED_MODEL = "covey-demo-embed"
+CHAT = "/v1/chat/completions"
+TRIES = 400
+"""Connections until both processes have taken one: the agent takes every ninth."""
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[AgentPool]:
+    """Two agents for the tests that leave them whole."""
+    settings = ("--gateway-processes", "2", "--model", "demo-embed", "--simulated-prefill-tokens-per-s", "4000")
+    made = AgentPool(("anna", "ben"), settings)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def alone() -> Iterator[AgentProcess]:
+    """One agent for one test that does something to it; slow enough that streams last."""
+    made = AgentPool(("anna",), ("--gateway-processes", "2", "--simulated-decode-tokens-per-s", "50"))
+    try:
+        made.start()
+        yield made.agents["anna"]
+    finally:
+        made.close()
+
+
+def url(agent: AgentProcess, path: str) -> str:
+    return f"http://{agent.addresses.http}{path}"
+
+
+def chat(model: str = SHARED_MODEL, tokens: int = 4, stream: bool = False) -> dict[str, object]:
+    return {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": tokens, "stream": stream}
+
+
+def taken_by(agent: AgentProcess, process: int, body: dict[str, object], path: str = CHAT) -> httpx.Response:
+    """The answer of the wanted process, on as many new connections as it takes."""
+    for _ in range(TRIES):
+        answer = httpx.post(url(agent, path), json=body, timeout=30)
+        if process_of(answer.headers["x-request-id"]) == process:
+            return answer
+    raise AssertionError(f"none of {TRIES} connections came to process {process}")
+
+
+class OpenStream:
+    """A streamed chat at the wanted process, read line by line."""
+
+    def __init__(self, agent: AgentProcess, process: int, tokens: int) -> None:
+        for _ in range(TRIES):
+            self._client = httpx.Client(timeout=30)
+            request = self._client.build_request("POST", url(agent, CHAT), json=chat(tokens=tokens, stream=True))
+            self._answer = self._client.send(request, stream=True)
+            if process_of(self._answer.headers["x-request-id"]) == process:
+                self.lines = (line for line in self._answer.iter_lines() if line)
+                return
+            self._client.close()
+        raise AssertionError(f"none of {TRIES} connections came to process {process}")
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def workers(agent: AgentProcess) -> set[int]:
+    """Process ids of the agent's further gateway processes."""
+    return {pid for pid in descendants(agent.pid) if b"covey.gateway_process" in command_line(pid)}
+
+
+def command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def metric(agent: AgentProcess, name: str, get: Callable[[str], str] | None = None) -> float:
+    """The sum of a metric's series, over HTTP unless `get` fetches it otherwise."""
+    text = get("/metrics") if get else httpx.get(url(agent, "/metrics"), timeout=30).text
+    found = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, flags=re.MULTILINE)
+    return sum(map(float, found))
+
+
+def local(agent: AgentProcess) -> Callable[[str], str]:
+    """Fetches a page over the agent's own socket."""
+    path = json.loads((agent.state_dir / "running.json").read_text())["socket"]
+
+    def get(page: str) -> str:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=path)) as client:
+            return client.get(f"http://localhost{page}").text
+
+    return get
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_every_process_answers_and_is_explained_everywhere(pool: AgentPool, process: int) -> None:
+    anna, ben = pool.agents.values()
+    for model, machine in (("only-anna", "anna"), ("only-ben", "ben")):
+        answer = taken_by(anna, process, chat(model))
+        assert answer.status_code == 200
+        assert answer.headers["x-covey-node"] == machine
+        assert answer.json()["usage"]["completion_tokens"] == 4
+        for asked in (anna, ben):
+            found = call_covey(asked.state_dir, "explain", answer.headers["x-request-id"])
+            assert found["status"] == 200
+            assert found["gateway_node_id"] == anna.node_id
+            assert found["decisions"][-1]["decided_by"] == "leader"
+            assert found["attempts"][-1]["outcome"] == "completed"
+
+
+def test_a_stream_is_the_same_from_both(pool: AgentPool) -> None:
+    def text(process: int) -> str:
+        raw = taken_by(pool.agents["anna"], process, chat("only-ben", tokens=40, stream=True)).text
+        events = [line.removeprefix("data: ") for line in raw.splitlines() if line]
+        assert events[-1] == "[DONE]"
+        return "".join(c["delta"].get("content") or "" for e in events[:-1] for c in json.loads(e).get("choices", []))
+
+    assert text(0) == text(1)
+    assert len(text(1).split()) == 40
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [(CHAT, b"{", 400), (CHAT, b'{"model":"nobody","messages":[]}', 404), ("/v1/nothing", b"{}", 404),
+     ("/covey/v1/shutdown", b"{}", 403), ("/v1/batches", b"{", 400)],
+)  # fmt: skip
+def test_errors_are_those_of_the_agent(pool: AgentPool, path: str, body: bytes, status: int) -> None:
+    answers = {}
+    for _ in range(24):  # both processes, very nearly always; the same in either case
+        answer = httpx.post(url(pool.agents["anna"], path), content=body)
+        assert answer.status_code == status
+        answers[answer.text] = answer.json()["error"]
+    assert len(answers) == 1
+
+
+def test_embeddings_are_cut_and_merged(pool: AgentPool) -> None:
+    inputs = [f"input {i} has seven words in it" for i in range(400)]
+    answer = taken_by(pool.agents["ben"], 1, {"model": EMBED_MODEL, "input": inputs}, "/v1/embeddings")
+    call = openai.parse("/v1/embeddings", json.dumps({"input": inputs}).encode(), EMBED_MODEL, True, 4096)
+    wanted = [row["embedding"] for row in json.loads(openai.whole(call, "", 0, 0))["data"]]
+    assert [row["embedding"] for row in answer.json()["data"]] == wanted
+    assert set(answer.headers["x-covey-node"].split(", ")) == {"anna", "ben"}
+    found = call_covey(pool.agents["anna"].state_dir, "explain", answer.headers["x-request-id"])
+    assert [unit for part in found["parts"] for unit in range(part["begin"], part["end"])] == list(range(400))
+
+
+def test_files_and_batches_belong_to_the_agent(pool: AgentPool) -> None:
+    """Large bodies both ways through whichever process; what one took, another finds."""
+    anna = pool.agents["anna"]
+    line = json.dumps({"custom_id": "x", "method": "POST", "url": CHAT, "body": chat("only-anna")})
+    content = "\n".join(line.replace('"x"', f'"line {i}"') for i in range(12_000)).encode()
+    assert len(content) > 2_000_000
+    for _ in range(6):
+        form = {"file": ("lines.jsonl", content)}
+        made = httpx.post(url(anna, "/v1/files"), files=form, data={"purpose": "batch"}, timeout=30).raise_for_status()
+        page = url(anna, f"/v1/files/{made.json()['id']}")
+        assert httpx.get(f"{page}/content", timeout=30).content == content
+        assert httpx.head(page).headers["content-length"] == str(len(httpx.get(page).content))
+        assert httpx.delete(page).json()["deleted"] is True
+
+
+def test_figures_are_of_the_whole_agent(pool: AgentPool) -> None:
+    anna = pool.agents["anna"]
+    get = local(anna)
+    before = metric(anna, "covey_requests_total", get)
+    seconds_before = metric(anna, "covey_request_seconds_count", get)
+    for process in (0, 1):
+        taken_by(anna, process, chat())
+    asked = metric(anna, "covey_requests_total") - before
+    assert asked >= 2
+    wait_until(lambda: metric(anna, "covey_requests_in_flight", get) == 0, "all requests are counted to their end")
+    assert metric(anna, "covey_request_seconds_count", get) - seconds_before == (
+        metric(anna, "covey_requests_total", get) - before
+    )
+    assert metric(anna, "covey_gateway_processes") == 2
+    assert metric(anna, "covey_gateway_process_cpu_seconds_total") > 0
+
+
+def test_a_killed_process_breaks_its_own_connections_alone(alone: AgentProcess) -> None:
+    kept, broken = OpenStream(alone, 0, tokens=150), OpenStream(alone, 1, tokens=150)
+    next(kept.lines), next(broken.lines)
+    wait_until(lambda: metric(alone, "covey_requests_in_flight", local(alone)) >= 2, "both streams are counted")
+    counted = metric(alone, "covey_requests_total", local(alone))
+    (killed,) = workers(alone)
+    os.kill(killed, signal.SIGKILL)
+    with pytest.raises(httpx.TransportError):
+        list(broken.lines)
+    assert list(kept.lines)[-1] == "data: [DONE]"
+    kept.close()
+    broken.close()
+    wait_until(lambda: workers(alone) - {killed}, "another process was started")
+    wait_until(lambda: metric(alone, "covey_gateway_processes", local(alone)) == 2, "it listens")
+    assert taken_by(alone, 1, chat()).status_code == 200
+    assert metric(alone, "covey_gateway_process_restarts_total") == 1
+    assert metric(alone, "covey_requests_lost_total") == 1
+    wait_until(lambda: metric(alone, "covey_requests_in_flight", local(alone)) == 0, "the lost one is no longer held")
+    assert metric(alone, "covey_requests_total", local(alone)) >= counted + 2
+    wait_until(lambda: not engine_busy(alone), "the engine's work for the lost stream was aborted")
+
+
+def engine_busy(agent: AgentProcess) -> bool:
+    found = agent.client.get("/covey/v1/pool")
+    return any(model["running_requests"] for member in found["members"] for model in member["load"]["models"])
+
+
+def test_the_port_answers_while_processes_are_killed_under_load(alone: AgentProcess) -> None:
+    """New connections are refused by nobody; only those of a killed process break."""
+    done = threading.Event()
+    broken: list[str] = []
+
+    def ask_on() -> int:
+        count = 0
+        while not done.is_set():
+            try:
+                assert httpx.post(url(alone, CHAT), json=chat(tokens=2), timeout=30).status_code == 200
+                count += 1
+            except httpx.ConnectError as error:
+                raise AssertionError("a connection was refused") from error
+            except httpx.TransportError as error:
+                broken.append(type(error).__name__)
+        return count
+
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        asking = [threads.submit(ask_on) for _ in range(4)]
+        try:
+            for _ in range(2):
+                (killed,) = wait_until(lambda: workers(alone), "there is one to kill")
+                os.kill(killed, signal.SIGKILL)
+                wait_until(lambda pid=killed: workers(alone) - {pid}, "another process was started")
+                wait_until(lambda: metric(alone, "covey_gateway_processes", local(alone)) == 2, "it listens")
+        finally:
+            done.set()
+        assert all(each.result() for each in asking)
+    # Each client has one connection at a time: a kill breaks four at most, and those it had not yet taken.
+    assert len(broken) <= 2 * 4, broken
+
+
+def test_a_hanging_process_is_replaced(alone: AgentProcess) -> None:
+    (stopped,) = workers(alone)
+    os.kill(stopped, signal.SIGSTOP)
+    wait_until(lambda: workers(alone) - {stopped} and not alive({stopped}), "it was killed and replaced")
+    wait_until(lambda: metric(alone, "covey_gateway_processes", local(alone)) == 2, "the new one listens")
+    assert metric(alone, "covey_gateway_process_hangs_total") == 1
+    assert taken_by(alone, 1, chat()).status_code == 200
+
+
+def test_a_killed_agent_leaves_nothing(alone: AgentProcess) -> None:
+    stream = OpenStream(alone, 1, tokens=500)
+    next(stream.lines)
+    pids = {alone.pid, *descendants(alone.pid)}
+    assert workers(alone)
+    alone.kill()
+    wait_until(lambda: not alive(pids), "nothing is left")
+    with pytest.raises(httpx.TransportError):
+        list(stream.lines)
+    stream.close()
+
+
+@pytest.mark.parametrize("signalled", ["agent", "process"])
+def test_a_stream_is_finished_before_its_process_ends(alone: AgentProcess, signalled: str) -> None:
+    streams = [OpenStream(alone, process, tokens=60) for process in (0, 1)]
+    pids = {alone.pid, *descendants(alone.pid)}
+    for stream in streams:
+        next(stream.lines)
+    if signalled == "agent":
+        alone.ask_to_stop()
+    else:
+        (process,) = workers(alone)
+        os.kill(process, signal.SIGTERM)
+    for stream in streams:
+        assert list(stream.lines)[-1] == "data: [DONE]"
+        stream.close()
+    if signalled == "agent":
+        assert alone.wait_ended() == 0
+        assert not alive(pids)
+    else:
+        wait_until(lambda: workers(alone) - {process}, "another process was started")
+
+
+def test_what_does_not_finish_is_cut_off_at_the_end_of_the_grace(alone: AgentProcess) -> None:
+    stream = OpenStream(alone, 1, tokens=2000)
+    next(stream.lines)
+    pids = {alone.pid, *descendants(alone.pid)}
+    assert call_covey(alone.state_dir, "down", "--grace", "0.5")["stopped"] is True
+    wait_until(lambda: not alive(pids), "nothing is left")
+    with pytest.raises(httpx.TransportError):
+        list(stream.lines)
+    stream.close()
+
+
+def test_a_second_interrupt_ends_all_at_once(alone: AgentProcess) -> None:
+    stream = OpenStream(alone, 1, tokens=2000)
+    next(stream.lines)
+    pids = {alone.pid, *descendants(alone.pid)}
+    alone.interrupt()
+    wait_until(lambda: "stopping" in alone.last_lines(), "the first interrupt is seen")
+    alone.interrupt()
+    assert alone.wait_ended() == 130
+    wait_until(lambda: not alive(pids), "nothing is left")
+    stream.close()
+
+
+def test_keys_hold_in_every_process_and_stand_on_no_command_line() -> None:
+    key = "a key that nobody guesses 123456"
+    made = AgentPool(("anna",), ("--gateway-processes", "2", "--key-on-loopback"))
+    anna = made.agents["anna"]
+    anna._secret["COVEY_KEYS"] = f"alice={key}"
+    try:
+        call_covey(anna.state_dir, "init", "--name", "test")
+        anna.start()
+        anna.wait_answering()
+        get = local(anna)
+        wait_until(lambda: '"ready"' in get("/ready"), "a model is ready")
+        headers = {"authorization": f"Bearer {key}"}
+        for path in ("/v1/models", "/metrics", "/v1/files", "/covey/v1/pool"):
+            found = {httpx.get(url(anna, path)).status_code for _ in range(12)}
+            assert found == {401}
+            assert {httpx.get(url(anna, path), headers=headers).status_code for _ in range(12)} == {200}
+        answers = [httpx.post(url(anna, CHAT), json=chat(), headers=headers) for _ in range(40)]
+        assert {answer.status_code for answer in answers} == {200}
+        assert {process_of(answer.headers["x-request-id"]) for answer in answers} >= {1}
+        assert {httpx.post(url(anna, CHAT), json=chat()).status_code for _ in range(12)} == {401}
+        (worker,) = workers(anna)
+        assert key.encode() not in command_line(worker)
+    finally:
+        made.close()
+
+
+def test_an_address_in_use_is_refused_and_not_shared(pool: AgentPool, tmp_path: Path) -> None:
+    command = covey_command(
+        tmp_path, "up", "--http", pool.agents["anna"].addresses.http, "--gateway-processes", "2", "--no-mdns",
+        "--grpc", "127.0.0.1:0", "--link", "127.0.0.1:0", "--enrol", "127.0.0.1:0",
+        "--runtime-dir", str(tmp_path / "r"),
+    )  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, stdin=subprocess.DEVNULL)
+    assert done.returncode == 1
+    assert "cannot listen on" in done.stderr
+
+
+def test_commands_speak_to_the_agent_as_ever(pool: AgentPool) -> None:
+    found = AgentClient.local(pool.agents["ben"].state_dir).get("/covey/v1/pool")
+    assert len(found["members"]) == 2
+    through = pool.agents["ben"].client.get("/covey/v1/pool")
+    assert through["node_id"] == found["node_id"]
