@@ -99,6 +99,12 @@ def test_more_units_than_the_bound_stay_whole() -> None:
     assert units(TEXT, prompt=["a"] * 10_000, n=10) is None
 
 
+@pytest.mark.parametrize("n", [10_000, 10_001, 10**9, 10**30])
+def test_more_choices_than_are_counted_are_the_engines_to_refuse(n: int) -> None:
+    assert units(CHAT, messages=MESSAGES, n=9_999) is not None
+    assert units(CHAT, messages=MESSAGES, n=n) is None
+
+
 def test_bodies_keep_every_byte_that_is_not_theirs() -> None:
     body = b'{ "x": 1.50, "input" : [ "\\u00e9", "b" , "c"], "model":"m", "y": {"n": [1e3]} }'
     found = units_from(EMBED, body)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from covey_gateway.core.paths import ENGINE_PATHS, PathKind
-from covey_gateway.core.routing_fields import RoutingFields
+from covey_gateway.core.routing_fields import CHOICES_MAX, RoutingFields
 from covey_scheduler.core.sharding import Part
 
 CUT_PATHS = frozenset({"/v1/embeddings", "/v1/completions", "/v1/chat/completions"})
@@ -136,6 +136,9 @@ def units_of(path: str, body: bytes, routing: RoutingFields) -> Units | None:
         return None
     elements = _list_elements(found.get("input" if embeds else "prompt"), path)
     choices = 1 if embeds else routing.choices
+    if choices >= CHOICES_MAX:
+        # More were asked for than were counted: how many is the engine's to judge.
+        return None
     if choices > 1 and (len(body) > REPEATED_BYTES_MAX or not _sampled(found)):
         return None
     seed = msgspec.Raw(b"null") if choices == 1 else found.get("seed", msgspec.Raw(b"null"))

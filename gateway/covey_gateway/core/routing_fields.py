@@ -32,6 +32,7 @@ MEDIA_BYTES_LEAST = 512
 
 TOKENS_MAX = 2**31 - 1
 CHOICES_MAX = 10_000
+"""More are counted as so many."""
 
 _MEDIA = re.compile(rb'(?:base64,|"data"\s*:\s*")[A-Za-z0-9+/=_\\-]*')
 _NOTHING = msgspec.Raw(b"")
