@@ -28,7 +28,7 @@ from covey_mesh.core.grants import Refusal
 from covey_mesh.core.leadership_source import UNRESTRICTED
 from covey_mesh.core.messages import GrantReply, GrantRequest, LeaseReleased, PreVoteReply, PreVoteRequest
 from covey_mesh.core.names import NodeId
-from covey_mesh.core.timing import LAN, leader_lease_s
+from covey_mesh.core.timing import LAN, leader_lease_s, lease_s
 from covey_mesh.core.transitions import CHANGES, IllegalTransition, Role, Trigger
 
 A, B, C = (NodeId(letter * 32) for letter in "abc")
@@ -152,6 +152,19 @@ def test_a_ballot_that_came_to_disk_too_late_is_used_in_the_next_campaign_withou
     assert machine.role is Role.LEADERLESS
     effects = machine.at(machine.now_s + LAN.campaign_settle_s)
     assert effects == [LeadershipChanged(B, promise.ballot)]
+
+
+def test_a_ballot_that_was_led_under_is_never_used_again() -> None:
+    machine = Machine()
+    effects = machine.election.step(LAN.boot_listen_s, Tick())
+    (promise,) = [effect.promise for effect in effects if isinstance(effect, Persist)]
+    machine.now_s = LAN.boot_listen_s + LEASE_S
+    machine.does(Persisted(promise))
+    machine.at(machine.now_s + LAN.campaign_settle_s)
+    assert machine.election.ballot(machine.now_s) == promise.ballot
+    machine.at(machine.now_s + LEASE_S)
+    machine.at(machine.election.wake_at_s)
+    assert machine.election.ballot(machine.now_s) == Ballot(promise.ballot.counter + 1, B)
 
 
 def test_a_late_ballot_below_one_that_was_heard_of_is_not_used() -> None:
@@ -326,6 +339,15 @@ def test_a_grant_is_written_then_announced_then_renewed_without_writing() -> Non
     assert machine.leader is None
 
 
+def test_a_request_heard_again_while_it_is_written_is_neither_written_nor_granted_twice() -> None:
+    machine = Machine()
+    (persist,) = machine.election.step(0.0, ElectionReceived(A, GrantRequest(Ballot(1, A), 1, LEASE_S)))
+    assert machine.hears(A, GrantRequest(Ballot(1, A), 2, LEASE_S)) == []
+    effects = machine.does(Persisted(persist.promise))
+    assert [reply.granted for reply in sent_to(A, effects, GrantReply)] == [True]
+    assert machine.leader == A
+
+
 def test_the_fence_obeys_only_the_live_grant() -> None:
     machine = Machine().follows(A, counter=4)
     obeys = machine.election.may_obey
@@ -467,6 +489,8 @@ def test_a_leader_counts_a_grant_from_sending_and_stops_before_the_node() -> Non
     machine.now_s += 0.2
     effects = machine.hears(C, GrantReply(request.ballot, request.round, True))
     assert FollowerGained(C) in effects
+    machine.at(machine.election.wake_at_s)
+    assert machine.election.holds(B, sent_at_s + LEASE_S), "it goes on leading itself"
     assert machine.election.holds(C, sent_at_s + LEASE_S * 0.97)
     assert not machine.election.holds(C, sent_at_s + LEASE_S * 0.985)
 
@@ -487,8 +511,36 @@ def test_an_answer_to_a_request_long_ago_is_no_grant() -> None:
     request = sent_to(C, machine.does(PeerLinked(C)), GrantRequest)[0]
     for _ in range(12):
         machine.at(machine.election.wake_at_s)
-    machine.hears(C, GrantReply(request.ballot, request.round, True))
+    effects = machine.hears(C, GrantReply(request.ballot, request.round, True))
     assert not machine.election.holds(C, machine.now_s)
+    assert FollowerGained(C) not in effects
+
+
+def test_grants_that_ended_are_forgotten() -> None:
+    machine = Machine().leads(A, C)
+    for _ in range(5):
+        machine.at(machine.election.wake_at_s)
+    assert machine.election.leadership is not None
+    assert machine.election.leadership.held == {}
+
+
+def test_a_pool_that_grows_has_a_longer_lease_once_that_is_on_disk() -> None:
+    machine = Machine().leads()
+    machine.disk_works = False
+    for number in range(499):
+        machine.does(PeerLinked(NodeId(f"{number:032}")))
+    effects = machine.at(machine.election.wake_at_s)
+    assert [effect.promise.lease_s for effect in effects if isinstance(effect, Persist)] == [lease_s(500)]
+    assert machine.election.leadership is not None
+    assert machine.election.leadership.self_until_s == machine.now_s + leader_lease_s(LEASE_S, LAN)
+    refused_at_s = machine.now_s
+    effects = machine.at(machine.election.wake_at_s)
+    assert not [effect for effect in effects if isinstance(effect, Persist)], "not while the disk is known to refuse"
+    machine.disk_works = True
+    while machine.now_s < refused_at_s + LAN.persist_retry_s:
+        machine.at(machine.election.wake_at_s)
+    machine.at(machine.election.wake_at_s)
+    assert machine.election.leadership.self_until_s == machine.now_s + leader_lease_s(lease_s(500), LAN)
 
 
 def test_a_leader_rises_above_a_promise_it_hears_of_and_keeps_leading() -> None:
@@ -496,6 +548,23 @@ def test_a_leader_rises_above_a_promise_it_hears_of_and_keeps_leading() -> None:
     machine.hears(A, GrantReply(Ballot(1, B), 1, False, Ballot(50, A), Refusal.STALE.value))
     assert machine.election.ballot(machine.now_s) == Ballot(51, B)
     assert machine.role is Role.LEADING
+
+
+def test_a_leader_does_not_rise_above_what_it_has_risen_above() -> None:
+    machine = Machine().leads(C)
+    stale = GrantReply(Ballot(1, B), 1, False, Ballot(50, A), Refusal.STALE.value)
+    machine.hears(A, stale)
+    assert machine.hears(A, stale) == []
+    assert machine.election.ballot(machine.now_s) == Ballot(51, B)
+
+
+def test_a_leader_that_cannot_write_keeps_its_ballot_and_spares_the_disk() -> None:
+    machine = Machine().leads(C)
+    machine.disk_works = False
+    stale = GrantReply(Ballot(1, B), 1, False, Ballot(50, A), Refusal.STALE.value)
+    machine.hears(A, stale)
+    assert machine.hears(A, stale) == []
+    assert machine.election.ballot(machine.now_s) == Ballot(1, B)
 
 
 @pytest.mark.parametrize(
@@ -530,6 +599,19 @@ def test_a_leader_of_itself_alone_gives_way_to_a_live_leader_it_cannot_reach() -
     with_follower = Machine().leads(NodeId("d" * 32))
     with_follower.hears(C, GrantReply(Ballot(1, B), 1, False, Ballot(1, A), Refusal.LIVE_GRANT.value))
     assert with_follower.leader == B
+
+
+def test_a_leader_that_has_stepped_down_leaves_time_for_the_other() -> None:
+    machine = Machine().leads()
+    machine.hears(C, GrantReply(Ballot(1, B), 1, False, Ballot(1, A), Refusal.LIVE_GRANT.value))
+    assert machine.election.wake_at_s == machine.now_s + LAN.campaign_settle_s + LAN.courtesy_s
+
+
+@pytest.mark.parametrize("promised", [Ballot(1, C), Ballot(9, B), NO_BALLOT])
+def test_a_refusal_that_names_no_other_leader_does_not_end_its_leadership(promised: Ballot) -> None:
+    machine = Machine().leads()
+    machine.hears(C, GrantReply(Ballot(1, B), 1, False, promised, Refusal.LIVE_GRANT.value))
+    assert machine.leader == B
 
 
 def test_stopping_hands_over() -> None:

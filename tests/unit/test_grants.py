@@ -79,6 +79,12 @@ def test_a_shorter_renewal_does_not_shorten_what_the_leader_counts_on() -> None:
     assert grants.live(LEASE_S - 0.01) == Ballot(3, A)
 
 
+def test_the_longest_lease_that_was_granted_stays_on_disk() -> None:
+    """After a restart the node abstains for it, whatever was granted since."""
+    grants = granted(Ballot(3, A))
+    assert grants.begin(0.1, Ballot(4, A), 0.5, 2) == Promise(Ballot(4, A), LEASE_S)
+
+
 def test_a_promise_written_too_late_grants_nothing_but_binds() -> None:
     grants = Grants(None, 0.0, LAN)
     promise = grants.begin(0.0, Ballot(5, A), LEASE_S, 1)
@@ -129,5 +135,7 @@ def test_a_leader_gone_while_its_promise_is_written_gets_no_grant() -> None:
     promise = grants.begin(0.0, Ballot(1, A), LEASE_S, 1)
     assert promise is not None
     assert grants.end(A)
+    assert grants.claimed(0.1) == NO_BALLOT
+    assert not grants.end(A), "once is enough"
     assert grants.written(0.1, promise) is None
     assert grants.live(0.1) == NO_BALLOT

@@ -76,12 +76,13 @@ class Leading:
                 self.step_down(now_s, Trigger.OUTRANKED)
 
     def _rise_above(self, now_s: float, promised: Ballot) -> None:
-        """Go on leading under a ballot above `promised`; the old one holds until the new one is on disk."""
+        """Go on leading under a ballot above `promised`; the old one holds until the new one is on disk. While leading,
+        nothing higher than the own ballot is promised here, so `promised` is what has to be exceeded."""
         me = self._me
         assert me.leadership is not None
         if promised <= me.leadership.ballot or me.grants.pending is not None or not me.grants.durable(now_s):
             return
-        me.promise_self(now_s, max(promised, me.grants.promise.ballot))
+        me.promise_self(now_s, promised)
 
     def step_down(self, now_s: float, trigger: Trigger) -> None:
         """Stop first, then say so: the others may grant another leader as soon as they hear it."""
