@@ -51,6 +51,13 @@ class FakeTimers:
         """Run all that is due now."""
         self.advance(0.0)
 
+    def turn(self) -> None:
+        """Run the first that is due now."""
+        at_s, _, handle = heapq.heappop(self._due)
+        assert at_s <= self.now_s
+        if handle.callback is not None:
+            handle.callback()
+
     def advance(self, seconds: float) -> None:
         until_s = self.now_s + seconds
         for _ in range(STEPS_MAX):

@@ -13,9 +13,8 @@ import pytest
 from tests.support.gateway import SELF, A, B, C, FakeClient, FakeMesh, member
 from tests.support.gateway_pool import CHAT, Pool
 
-from covey_gateway.core import request_events as ev
+from covey_gateway.core.fair_starts import STARTS_A_TURN
 from covey_gateway.core.front import IncomingRequest
-from covey_gateway.core.request import RequestMachine
 from covey_gateway.core.settings import RequestSettings
 from covey_mesh.core.asking import Ask, Decision, Outcome
 from covey_mesh.core.exchange import Failure, FailureCode
@@ -175,6 +174,30 @@ def test_a_silent_leader_costs_one_wait_and_then_none_for_a_while() -> None:
     pool.timers.advance(settings.leader_distrusted_s)
     pool.submit()
     assert len(pool.mesh.asks) == 2
+
+
+def test_of_many_requests_at_once_a_few_begin_at_each_turn_of_the_loop() -> None:
+    pool = Pool()
+    body = b'{"model": "m", "messages": [{"role": "user", "content": "hello"}]}'
+    for user in ["ada"] * 30 + ["bob"]:
+        pool.runner.submit(IncomingRequest(CHAT, body, user, 1, None), FakeClient())
+    pool.timers.turn()
+    assert [ask.user for ask in pool.mesh.asks].count("bob") == 1, "one user's many do not keep another's waiting"
+    assert len(pool.mesh.asks) == STARTS_A_TURN
+    pool.timers.settle()
+    assert len(pool.mesh.asks) == 31
+
+
+def test_what_one_gateway_decides_alone_it_spreads_over_time() -> None:
+    slow = replace(member(A, "m").load.models[0], prefill_tokens_per_s=50.0)
+    machine = replace(member(A, "m"), load=replace(member(A, "m").load, models=(slow,)))
+    pool = Pool(FakeMesh(machine, leader=None))
+    for _ in range(100):
+        pool.submit()
+    begun = len(pool.mesh.attempts)
+    assert begun <= 3, "prompts of a quarter of a second, and the one that goes beyond it"
+    pool.timers.advance(2.0)
+    assert begun < len(pool.mesh.attempts) <= 20
 
 
 def test_a_leader_without_a_link_is_not_waited_for() -> None:
@@ -421,10 +444,7 @@ def test_our_own_bug_in_mid_stream_ends_it_with_an_error_event(monkeypatch: pyte
     attempt = pool.mesh.assign(B)
     attempt.stream("1")
 
-    def broken(*_: object) -> list[ev.Effect]:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(RequestMachine, "step", broken)
+    monkeypatch.setattr("covey_gateway.core.request.TRANSITIONS", {})
     attempt.sink.end(None)
     first, second, rest = client.body.decode().split("\n\n")
     assert (first, rest) == ("data: 1", "")

@@ -16,9 +16,11 @@ from dataclasses import replace
 
 from covey_gateway.core import errors, offer
 from covey_gateway.core import request_events as ev
+from covey_gateway.core.alone_pace import AlonePace
 from covey_gateway.core.circuit import CircuitBreaker
 from covey_gateway.core.errors import GatewayError
 from covey_gateway.core.event_stream import TokenRatio
+from covey_gateway.core.fair_starts import FairStarts
 from covey_gateway.core.front import ActiveRequest, ClientSink, IncomingRequest
 from covey_gateway.core.observer import Observer
 from covey_gateway.core.parting import CutRequest, cut
@@ -115,6 +117,8 @@ class RequestRunner:
         self._users_ahead = UsersAhead()
         self._lines = WaitingLines(mesh.self_id, settings.in_flight_max)
         self._line_timer: Cancellable | None = None
+        self._pace_alone = AlonePace()
+        self._starts = FairStarts[Flight]()
         self._draining = False
         self._empty = asyncio.Event()
         self._empty.set()
@@ -167,8 +171,16 @@ class RequestRunner:
         flight = self._flight(facts, body, sink, self._part_surroundings if part_of else self)
         flight.record.part_of = part_of
         flight.model_label, flight.on_usage = label, on_usage
-        self.timers.call_soon(lambda: self._feed(flight, ev.Started(self._leader)))
+        if not self._starts:
+            self.timers.call_soon(self._start_some)
+        self._starts.add(facts.user, flight)
         return flight
+
+    def _start_some(self) -> None:
+        for flight in self._starts.take():
+            self._feed(flight, ev.Started(self._leader))
+        if self._starts:
+            self.timers.call_soon(self._start_some)
 
     # --- requests that are cut ---------------------------------------------------------------------------------------
 
@@ -353,12 +365,13 @@ class RequestRunner:
         if self._lines.must_wait(ask, now_s):
             return self._in_line(ask)
         view = self._mesh.view()
-        full = alone_full(view, ask.model, self._in_flight)
+        full = alone_full(view, ask.model, self._in_flight) | self._pace_alone.too_fast(ask, now_s)
         if full:
             ask = replace(ask, excluded={**ask.excluded, **full})
         chosen, decision = self._choose_alone(ask, view, self._in_flight, self._jitter)
         decision = replace(decision, decided_at_unix_s=self._unix_clock())
         if chosen is not None:
+            self._pace_alone.given(ask, chosen, view, now_s)
             return ev.Assigned(ask.attempt, chosen, decision)
         pause_s = CLOSED_S * (1 + 0.5 * self._jitter())
         if not decision.turned_away and self._lines.nobody_has_room(ask, now_s, pause_s):
