@@ -117,9 +117,17 @@ class OpenedAttempt:
 
 
 class OpenedAttempts:
-    """All attempts opened on one link. `call_later` runs a callback on the next turn of the loop."""
+    """All attempts opened on one link. `call_later` runs a callback on the next turn of the loop; `bodies_bytes_max`
+    bounds the bodies of those in flight."""
 
-    def __init__(self, outbox: Outbox, call_later: _CallLater, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        call_later: _CallLater,
+        wake: Callable[[], None],
+        bodies_bytes_max: int = LINK_BACKLOG_BYTES_MAX,
+    ) -> None:
+        self._bodies_bytes_max = bodies_bytes_max
         self._outbox = outbox
         self._call_later = call_later
         self._wake = wake
@@ -215,7 +223,7 @@ class OpenedAttempts:
             return Failure(FailureCode.LINK_LOST, "the link to the machine is gone")
         if len(self._attempts) >= STREAMS_PER_LINK_MAX:
             return Failure(FailureCode.RESOURCE_EXHAUSTED, f"{STREAMS_PER_LINK_MAX} requests are in flight there", 1000)
-        if self._body_bytes + body_bytes > LINK_BACKLOG_BYTES_MAX:
+        if self._body_bytes + body_bytes > self._bodies_bytes_max:
             return Failure(FailureCode.RESOURCE_EXHAUSTED, "too many large requests are on their way there", 1000)
         return None
 

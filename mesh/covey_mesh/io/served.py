@@ -147,9 +147,16 @@ class ServedAttempt:
 
 
 class ServedAttempts:
-    """All attempts that the peer of one link opened here."""
+    """All attempts that the peer of one link opened here. `assembling_bytes_max` bounds the bodies that are coming."""
 
-    def __init__(self, outbox: Outbox, handler: Callable[[], OpenRequest | None], wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        handler: Callable[[], OpenRequest | None],
+        wake: Callable[[], None],
+        assembling_bytes_max: int = LINK_BACKLOG_BYTES_MAX,
+    ) -> None:
+        self._assembling_bytes_max = assembling_bytes_max
         self.outbox = outbox
         self.wake = wake
         self._handler = handler
@@ -219,7 +226,7 @@ class ServedAttempts:
             self.refuse(opening.stream_id, Failure(FailureCode.RESOURCE_EXHAUSTED, message, 1000))
         elif len(opening.body) == total_bytes:
             self._start(opening, opening.body)
-        elif self._assembling_bytes + total_bytes > LINK_BACKLOG_BYTES_MAX:
+        elif self._assembling_bytes + total_bytes > self._assembling_bytes_max:
             message = "too many large requests are on their way here"
             self.refuse(opening.stream_id, Failure(FailureCode.RESOURCE_EXHAUSTED, message, 1000))
         else:

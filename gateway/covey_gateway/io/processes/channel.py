@@ -27,6 +27,13 @@ from covey_mesh.wire.v1.link_pb2 import Batch, Item
 WRITE_HIGH_BYTES = 1024 * 1024
 """Unread bytes at which what waits is kept back here, where it counts against the bound of a link."""
 
+BODIES_BYTES_MAX = 512 * 1024 * 1024
+"""Of requests in flight through one process: large ones (images) that the engine would take must not be refused here.
+How many bytes clients may have here together is the edge's to say (HttpSettings.bodies_total_bytes_max)."""
+
+BACKLOG_BYTES_MAX = BODIES_BYTES_MAX + LINK_BACKLOG_BYTES_MAX
+"""Bytes waiting to be written; with more, the other process does not read."""
+
 FLUSH_WITHIN_S = 0.002
 """Longest wait of tokens after the first: a frame and its system calls cost both processes more than a token does."""
 
@@ -60,8 +67,8 @@ class Channel(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._frames = FrameReader(BATCH_BYTES_MAX)
         self._outbox = Outbox()
-        self._opened = OpenedAttempts(self._outbox, self._loop.call_soon, self._wake)
-        self._served = ServedAttempts(self._outbox, lambda: handler, self._wake)
+        self._opened = OpenedAttempts(self._outbox, self._loop.call_soon, self._wake, BODIES_BYTES_MAX)
+        self._served = ServedAttempts(self._outbox, lambda: handler, self._wake, BODIES_BYTES_MAX)
         self._transport: asyncio.Transport | None = None
         self._flush_due = False
         self._timer: asyncio.TimerHandle | None = None
@@ -139,7 +146,7 @@ class Channel(asyncio.Protocol):
                 self._owner.take(case, item)
 
     def _wake(self) -> None:
-        if self._outbox.waiting_bytes > LINK_BACKLOG_BYTES_MAX:
+        if self._outbox.waiting_bytes > BACKLOG_BYTES_MAX:
             self._end("it does not read")
         elif not self._flush_due and not self._full and self._transport is not None:
             self._plan_flush()
