@@ -136,9 +136,10 @@ def test_who_cannot_write_does_not_stand() -> None:
     machine.disk_works = False
     machine.at(LAN.boot_listen_s)
     assert machine.role is Role.LEADERLESS
-    machine.at(machine.election.wake_at_s)
+    assert machine.at(machine.election.wake_at_s) == [], "the disk is spared for a while"
     assert machine.role is Role.LEADERLESS
     machine.disk_works = True
+    assert machine.election.wake_at_s == LAN.boot_listen_s + LAN.persist_retry_s
     machine.at(LAN.boot_listen_s + LAN.persist_retry_s)
     assert machine.role is Role.LEADING
 
@@ -299,6 +300,18 @@ def test_of_two_candidates_the_higher_ballot_goes_first(rival: NodeId, yields: b
     reply = sent_to(rival, machine.hears(rival, PreVoteRequest(Ballot(1, rival), 1)), PreVoteReply)[0]
     assert reply.willing is yields
     assert (machine.role is Role.LEADERLESS) is yields
+
+
+def test_who_was_outbid_leaves_time_for_the_other() -> None:
+    machine, request = canvassing(A)
+    machine.hears(A, PreVoteReply(request.ballot, request.round, False))
+    assert machine.election.wake_at_s == machine.now_s + LAN.courtesy_s
+
+
+def test_a_follower_is_willing_to_have_its_leader_again() -> None:
+    machine = Machine().follows(A)
+    reply = sent_to(A, machine.hears(A, PreVoteRequest(Ballot(2, A), 1)), PreVoteReply)[0]
+    assert (reply.willing, reply.promised, reply.granted) == (True, Ballot(1, A), NO_BALLOT)
 
 
 def test_courtesy_to_a_candidate_that_never_succeeds_ends() -> None:

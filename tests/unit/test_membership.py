@@ -12,6 +12,7 @@ from covey_mesh.core.dials import ADDRESS_HINTS_MAX
 from covey_mesh.core.effects import CloseLink, Dial, MemberChanged, MemberLost, Send, TellElection
 from covey_mesh.core.events import (
     DialFailed,
+    FollowerJoined,
     Hinted,
     InUse,
     LeaderChanged,
@@ -22,6 +23,7 @@ from covey_mesh.core.events import (
     PeerGone,
     PeerLinked,
     PeerUnlinked,
+    Probe,
     Published,
     Tick,
 )
@@ -230,12 +232,33 @@ def test_a_link_in_use_is_asked_sooner() -> None:
     assert CloseLink(number, LinkLoss.SILENT) in machine.later(LAN.link_heartbeat_s + LAN.answer_deadline_s + 0.01)
 
 
+def test_a_machine_whose_answer_is_awaited_is_asked_at_once() -> None:
+    machine = Machine()
+    assert machine.does(Probe(C)) == []
+    machine.link(C)
+    assert len(sent(machine.does(Probe(C)), Heartbeat, C)) == 1
+
+
+def test_a_machine_that_is_needed_now_is_dialed_now() -> None:
+    machine = Machine()
+    number, _ = machine.link(C)
+    machine.does(LinkDown(number, LinkLoss.SILENT))
+    for _ in range(5):
+        machine.does(DialFailed(HOST[C], LinkLoss.SILENT))
+        machine.later(LAN.dial_backoff_max_s)
+    machine.does(DialFailed(HOST[C], LinkLoss.SILENT))
+    machine.later(0.2)
+    assert dials(machine.does(Tick())) == []
+    assert dials(machine.does(InUse(C, True))) == [HOST[C]]
+
+
 def test_our_own_stall_accuses_nobody() -> None:
     machine = Machine()
     number, _ = machine.link(C)
-    machine.later(1.1)
+    assert sent(machine.later(idle_heartbeat_s(2) + 0.1), Heartbeat, C), "a question is on its way"
     machine.now_s += 30.0
     assert CloseLink(number, LinkLoss.SILENT) not in machine.does(Tick())
+    assert CloseLink(number, LinkLoss.SILENT) in machine.later(LAN.answer_deadline_s + 0.01)
 
 
 def test_after_a_long_stall_every_link_is_asked_for_the_others_may_have_closed_theirs() -> None:
@@ -338,6 +361,17 @@ def test_a_leader_tells_everybody_what_changed_and_newcomers_everything() -> Non
     assert sent(effects, ViewReport, C) == [], "nothing about itself"
 
 
+def test_a_machine_that_has_just_granted_us_is_told_everything() -> None:
+    machine = Machine()
+    machine.link(A)
+    machine.link(C)
+    assert machine.does(FollowerJoined(C)) == [], "not our business"
+    machine.follow(B)
+    (report,) = sent(machine.does(FollowerJoined(C)), ViewReport, C)
+    assert report.ballot == Ballot(1, B)
+    assert {m.node_id for m in report.members} == {A, B}
+
+
 def test_own_changes_go_to_those_who_need_them() -> None:
     machine = Machine()
     machine.link(A)
@@ -414,6 +448,13 @@ def test_facts_change_only_forwards_and_only_ones_own() -> None:
     assert machine.membership.view(machine.now_s).members[C].facts.name == "two"
 
 
+def test_peer_lists_go_round() -> None:
+    machine = Machine()
+    machine.link(A)
+    machine.link(C)
+    assert len(sent(linger(machine, 0, round(3 * LAN.gossip_s) + 1, 0), PeerList)) == 3
+
+
 def test_peer_lists_are_hints() -> None:
     machine = Machine()
     machine.link(A)
@@ -440,7 +481,9 @@ def test_a_machine_long_gone_is_no_longer_listed_and_comes_back_when_seen() -> N
     number, _ = machine.link(C)
     machine.does(LinkDown(number, LinkLoss.RESET))
     assert not machine.membership.view(machine.now_s).members[C].reachable
-    machine.later(LAN.listed_unreachable_s + LAN.sweep_s)
+    effects = machine.later(LAN.listed_unreachable_s - LAN.sweep_s)
+    assert MemberChanged(C) not in effects
+    assert MemberChanged(C) in machine.later(2 * LAN.sweep_s)
     assert C not in machine.membership.view(machine.now_s).members
     machine.link(C, dialed=False, incarnation=2)
     assert C in machine.reachable()
@@ -502,3 +545,19 @@ def test_who_was_let_go_does_not_come_running_back() -> None:
     effects = machine.does(LinkDown(number, LinkLoss.CLOSED))
     assert dials(effects) == []
     assert NodeId("e" * 32) in machine.reachable()
+
+
+def test_whoever_takes_the_place_of_a_lost_deputy_is_dialed_at_once() -> None:
+    machine = Machine()
+    machine.link(A)
+    machine.follow(A)
+    others = [NodeId(f"{n:032x}") for n in range(50)]
+    for n, node_id in enumerate(others):
+        known = NodeFacts(node_id, "x", "0", 1, 1, (f"10.9.0.{n}:7420",))
+        machine.does(LinkUp(100 + n, known, False, f"10.9.0.{n}"))
+    for n in range(3, 50):
+        assert dials(machine.does(LinkDown(100 + n, LinkLoss.CLOSED))) == [], "only three are deputies"
+    machine.now_s += LAN.simultaneous_s
+    assert dials(machine.does(LinkDown(100, LinkLoss.RESET))) == ["10.9.0.0:7420"]
+    machine.does(DialFailed("10.9.0.0:7420", LinkLoss.SILENT))
+    assert dials(machine.later(0.0)) == ["10.9.0.3:7420"]

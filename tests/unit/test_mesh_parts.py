@@ -138,9 +138,6 @@ def test_timers_hand_out_each_key_once_and_keep_the_earliest() -> None:
     assert timers.take(2.9) == []
     assert timers.take(10.0) == ["a", "b"]
     assert timers.next_s == float("inf")
-    timers.at("c", 1.0)
-    timers.forget("c")
-    assert timers.take(2.0) == []
 
 
 def link(dialed: bool, up_at_s: float = 0.0, incarnation: int = 1) -> LinkState:

@@ -42,7 +42,7 @@ class Campaign:
     def decide(self, now_s: float) -> None:
         me = self._me
         assert me.canvass is not None
-        unanswered = any(me.links.get(peer, False) for peer in me.canvass.waiting)
+        unanswered = any(me.links[peer] for peer in me.canvass.waiting)
         verdict = me.canvass.verdict(now_s, unanswered)
         if verdict is Verdict.WON:
             self._stand(now_s, me.canvass.highest)
@@ -64,7 +64,7 @@ class Campaign:
         me = self._me
         me.canvass = None
         me.become(Trigger.PRE_VOTE_WON)
-        ballot = me.ballot_to_stand_with(max(highest, me.grants.promise.ballot))
+        ballot = me.ballot_to_stand_with(highest)
         promise = me.grants.begin(now_s, ballot, me.lease_s(), 0)
         if promise is not None:
             me.persist(promise)

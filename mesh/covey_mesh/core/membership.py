@@ -125,7 +125,7 @@ class Membership:
         """Bytes arrived. On the token path: touches one number and nothing else."""
         me = self._me
         record = me.peers.get(me.links.get(link, me.self_id))
-        if record is not None and record.link is not None and record.link.number == link:
+        if record is not None and record.link is not None:
             record.link.liveness.heard_at_s = now_s
             record.link.heard_batches += 1
             if record.reported is not None and not record.reported.reachable:
@@ -170,8 +170,7 @@ class Membership:
 
     def _sweep(self, now_s: float) -> None:
         me = self._me
-        for record in me.peers.forget_old(now_s):
-            me.timers.forget(("peer", record.node_id))
+        me.peers.forget_old(now_s)
         for record in me.peers:
             if record.link is not None:
                 self._links.let_go_if_quiet(now_s, record, record.link)
@@ -243,7 +242,7 @@ class Membership:
         elif not was_leading:
             me.reports.begin_leading()
         for record in me.peers:
-            if record.node_id == event.leader or me.leading or was_leading:
+            if record.node_id == event.leader or me.leading:
                 me.soon(now_s, record)
 
     def _on_follower_joined(self, now_s: float, event: FollowerJoined) -> None:

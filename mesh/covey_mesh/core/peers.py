@@ -113,12 +113,10 @@ class PeerTable:
         del self._records[victim.node_id]
         return True
 
-    def forget_old(self, now_s: float) -> list[PeerRecord]:
-        """Drop, and return, what was not seen or renewed for too long."""
-        old = [record for record in self._records.values() if self._is_old(record, now_s)]
-        for record in old:
+    def forget_old(self, now_s: float) -> None:
+        """Drop what was not seen or renewed for too long."""
+        for record in [record for record in self._records.values() if self._is_old(record, now_s)]:
             del self._records[record.node_id]
-        return old
 
     def _is_old(self, record: PeerRecord, now_s: float) -> bool:
         if not record.disposable:

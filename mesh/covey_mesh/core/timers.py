@@ -36,9 +36,6 @@ class Timers:
                 taken.append(key)
         return taken
 
-    def forget(self, key: Hashable) -> None:
-        self._due_s.pop(key, None)
-
     @property
     def next_s(self) -> float:
         """When the earliest key is due; infinity when there is none."""
