@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from tests.support.batches import (
@@ -30,6 +31,8 @@ from covey_gateway.core.batches.state import Batch, Status
 from covey_gateway.core.errors import Code, GatewayError
 from covey_gateway.core.front import IncomingRequest
 from covey_gateway.io.batches import library as library_module
+from covey_gateway.io.batches.database import PAGE_BYTES, StorageFullError
+from covey_gateway.io.batches.files import FileStore
 from covey_gateway.io.batches.library import BatchLibrary
 
 QUICK = BatchSettings(retry_first_s=0.001, retry_max_s=0.002, full_retry_s=0.01, model_wait_s=0.001)
@@ -380,6 +383,77 @@ async def test_a_database_that_is_none_leaves_the_rest_working(tmp_path: Path) -
         await library.batch("", "batch_1")
     assert caught.value.status == 503
     await library.close()
+
+
+@pytest.mark.asyncio
+async def test_uploads_leave_room_on_the_disk_and_answers_some_of_it(tmp_path: Path) -> None:
+    door = FakeDoor()
+    settings = BatchSettings(disk_left_bytes=1000, disk_left_by_answers_bytes=10)
+    async with Machine(tmp_path, door, settings) as machine:
+        database = machine.library._database
+        assert database is not None
+        assert database.free_bytes() > 0
+        free = [5000]
+        database.free_bytes = lambda: free[0]  # type: ignore[method-assign]
+        file_id = await machine.upload(lines(1))
+        free[0] = 900
+        with pytest.raises(GatewayError, match="stay free") as caught:
+            await machine.upload(b"x")
+        assert caught.value.code is Code.STORAGE_FULL
+        assert (await machine.ended((await machine.create(file_id)).id)).completed == 1
+        free[0] = 9
+        waiting = await machine.create(file_id)
+        await becomes(lambda: "stay free" in machine.runner.waits_for(waiting.id))
+
+
+@pytest.mark.asyncio
+async def test_an_agent_starts_on_a_full_disk_and_lets_go_of_what_was_left_there_later(tmp_path: Path) -> None:
+    async with Machine(tmp_path, FakeDoor()) as machine:
+        await machine.library.begin_upload("")
+        database = machine.library._database
+        assert database is not None
+        await machine.library.thread.call(database.run, "INSERT INTO chunks VALUES (1, 'file-x', 0, zeroblob(100000))")
+    library = Machine(tmp_path, FakeDoor()).library
+    with patch.object(FileStore, "drop", side_effect=StorageFullError("full")):
+        assert await library.open()
+        assert (await library.used())[1] == 1
+        with pytest.raises(GatewayError, match="full"):
+            await library.delete_expired()
+    await library.delete_expired()
+    assert (await library.used())[1] == 0
+    await library.close()
+
+
+@pytest.mark.asyncio
+async def test_an_upload_under_way_is_not_taken_for_one_that_was_left(tmp_path: Path) -> None:
+    async with Machine(tmp_path, FakeDoor()) as machine:
+        async with await machine.library.begin_upload("") as upload:
+            await upload.write(b"x" * 300_000)
+            await machine.library.delete_expired()
+            await upload.write(b"y" * 300_000)
+            made = await upload.finish("f", "batch", 0)
+        assert await machine.content(made.id) == b"x" * 300_000 + b"y" * 300_000
+
+
+@pytest.mark.asyncio
+async def test_a_damaged_database_leaves_the_rest_working(tmp_path: Path) -> None:
+    async with Machine(tmp_path, FakeDoor(lambda request, _: None)) as machine:
+        for _ in range(3):
+            await machine.create(await machine.upload(lines(500)))
+    path = tmp_path / "batches.db"
+    content = bytearray(path.read_bytes())
+    assert len(content) > 5 * PAGE_BYTES
+    for damaged in range(1, len(content) // PAGE_BYTES):
+        # Whichever page it is: the agent starts, and says what is wrong or does what it can.
+        copy = tmp_path / str(damaged)
+        copy.mkdir()
+        start = damaged * PAGE_BYTES
+        (copy / "batches.db").write_bytes(content[:start] + b"\xff" * PAGE_BYTES + content[start + PAGE_BYTES :])
+        machine = Machine(copy, FakeDoor(lambda request, _: None))
+        if await machine.library.open():
+            await machine.runner.start()
+        await machine.runner.stop(0)
+        await machine.library.close()
 
 
 # --- whose it is, and for how long ------------------------------------------------------------------------------------

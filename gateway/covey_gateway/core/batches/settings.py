@@ -19,6 +19,10 @@ class BatchSettings:
     file_bytes_max: int = 200 * MIB
     # Files and answers together. Above it uploads are refused and running batches wait.
     storage_bytes_max: int = 20 * 1024 * MIB
+    # Left free on the disk by uploads, and by answers of running batches: what else the machine writes there (its
+    # ballots first of all) must not fail, and what is deleted needs some room itself.
+    disk_left_bytes: int = 256 * MIB
+    disk_left_by_answers_bytes: int = 64 * MIB
     # Files kept at once, results of batches included.
     files_max: int = 1000
     # Files of batches, and the records of ended batches, are deleted after this time unless the client says otherwise.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -118,6 +119,15 @@ class Database:
         """Free pages go to the file system, some at a time."""
         with contextlib.suppress(sqlite3.OperationalError):
             self.rows(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
+
+    @property
+    def folder(self) -> Path:
+        return self._path.parent
+
+    def free_bytes(self) -> int:
+        """Of the disk, for this user."""
+        found = os.statvfs(self.folder)
+        return found.f_bavail * found.f_frsize
 
     def close(self) -> None:
         self._connection.close()

@@ -5,10 +5,11 @@ The result files of a batch hold nothing of their own: they are read from the ro
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from covey_gateway.core.batches.objects import PageQuery, StoredFile
-from covey_gateway.core.batches.settings import BatchSettings
+from covey_gateway.core.batches.settings import MIB, BatchSettings
 from covey_gateway.io.batches.database import Database, StorageFullError
 
 CHUNK_BYTES = 256 * 1024
@@ -21,10 +22,6 @@ class FileStore:
     def __init__(self, database: Database, settings: BatchSettings) -> None:
         self._db = database
         self._settings = settings
-        with database.transaction():
-            # Uploads that a killed agent left unfinished.
-            database.run("DELETE FROM chunks WHERE file_id IN (SELECT id FROM files WHERE NOT complete)")
-            database.run("DELETE FROM files WHERE NOT complete")
 
     # --- uploads ------------------------------------------------------------------------------------------------------
 
@@ -56,6 +53,12 @@ class FileStore:
         with self._db.transaction():
             self.delete_rows(file_id)
         self._db.give_back()
+
+    def drop_unfinished(self, under_way: Collection[str]) -> None:
+        """Uploads that a killed agent left, or that a full disk did not let go. Raises StorageFullError."""
+        for (file_id,) in self._db.rows("SELECT id FROM files WHERE NOT complete"):
+            if file_id not in under_way:
+                self.drop(file_id)
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
@@ -122,13 +125,27 @@ class FileStore:
         return int(uploaded) + int(answers), int(count)
 
     def check_room(self, more_bytes: int, files: int = 1) -> None:
-        """Raises StorageFullError where a bound would be passed."""
+        """For an upload. Raises StorageFullError where a bound would be passed."""
+        self._check_disk(more_bytes, self._settings.disk_left_bytes)
         used_bytes, count = self.used()
-        settings = self._settings
-        if count + files > settings.files_max:
+        if count + files > self._settings.files_max:
             raise StorageFullError(f"this machine keeps {count} files, as many as it may: delete some")
-        if used_bytes + more_bytes > settings.storage_bytes_max:
-            text = f"files and answers take {used_bytes} of {settings.storage_bytes_max} bytes (batch_storage_bytes)"
+        self._check_bound(used_bytes, more_bytes)
+
+    def check_room_for_answers(self, more_bytes: int) -> None:
+        """Raises StorageFullError where a bound would be passed."""
+        self._check_disk(more_bytes, self._settings.disk_left_by_answers_bytes)
+        self._check_bound(self.used()[0], more_bytes)
+
+    def _check_disk(self, more_bytes: int, left_bytes: int) -> None:
+        if self._db.free_bytes() - more_bytes < left_bytes:
+            text = f"the disk that holds {self._db.folder} is full but for {left_bytes // MIB} MiB, which stay free"
+            raise StorageFullError(f"{text}: make room, or delete files of ended batches")
+
+    def _check_bound(self, used_bytes: int, more_bytes: int) -> None:
+        most = self._settings.storage_bytes_max
+        if used_bytes + more_bytes > most:
+            text = f"files and answers take {used_bytes} of {most} bytes (batch_storage_bytes)"
             raise StorageFullError(f"{text}: delete files of ended batches")
 
 

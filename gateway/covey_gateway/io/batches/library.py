@@ -5,6 +5,7 @@ Not here: whose machine an id belongs to (door.py), HTTP, and the running of lin
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -46,7 +47,7 @@ class BatchLibrary:
         self._files: FileStore | None = None
         self._batches: BatchStore | None = None
         self._trouble = "not opened yet"
-        self._uploads = 0
+        self._uploads: set[str] = set()
 
     async def open(self) -> bool:
         """False, logged, where the database cannot be used: everything else of the agent works without it."""
@@ -63,9 +64,16 @@ class BatchLibrary:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"{self._folder} cannot be made: {error.strerror}") from error
-        self._database = Database(self._folder / FILE_NAME)
-        self._files = FileStore(self._database, self.settings)
-        self._batches = BatchStore(self._database, self._files)
+        database = Database(self._folder / FILE_NAME)
+        files = FileStore(database, self.settings)
+        try:
+            # On a full disk, what is there can still be read, and deleted once there is room.
+            with contextlib.suppress(StorageFullError):
+                files.drop_unfinished(())
+        except BaseException:
+            database.close()
+            raise
+        self._database, self._files, self._batches = database, files, BatchStore(database, files)
 
     async def close(self) -> None:
         if self._database is not None:
@@ -97,19 +105,19 @@ class BatchLibrary:
 
     async def begin_upload(self, user: str) -> UploadedFile:
         """Use as an async context manager: leaving it without `finish` deletes what came."""
-        if self._uploads >= self.settings.uploads_max:
+        if len(self._uploads) >= self.settings.uploads_max:
             raise unavailable(Code.GATEWAY_FULL, "Too many uploads are under way here. Retry soon.", 2)
-        self._uploads += 1
         made = UploadedFile(self, self.new_id(FILE), user)
+        self._uploads.add(made.id)
         try:
             await self.call(self.files.begin, made.id, user, int(self.clock()))
         except BaseException:
-            self._uploads -= 1
+            self._uploads.discard(made.id)
             raise
         return made
 
-    def upload_ended(self) -> None:
-        self._uploads -= 1
+    def upload_ended(self, file_id: str) -> None:
+        self._uploads.discard(file_id)
 
     async def file(self, user: str, file_id: str) -> StoredFile:
         found = await self.call(self.files.get, file_id)
@@ -207,6 +215,7 @@ class BatchLibrary:
     async def delete_expired(self) -> int:
         """Files whose time is over, and records of batches of which nothing is left; how many files."""
         now_s = int(self.clock())
+        await self.call(self.files.drop_unfinished, frozenset(self._uploads))
         gone = await self.call(self.files.expired, now_s)
         for file_id in gone:
             await self.call(self.files.drop, file_id)
@@ -237,7 +246,7 @@ class UploadedFile:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._library.upload_ended()
+        self._library.upload_ended(self.id)
         if not self._finished and self._library.is_open:
             await self._library.call(self._library.files.drop, self.id)
 

@@ -106,7 +106,7 @@ class BatchStore:
 
     def record(self, results: Sequence[Result]) -> int:
         """All of them or none; how many were new. A line's first answer stands. Raises StorageFullError."""
-        self._files.check_room(sum(len(result.line) for result in results), files=0)
+        self._files.check_room_for_answers(sum(len(result.line) for result in results))
         with self._db.transaction():
             return sum(self._insert(result) for result in results)
 

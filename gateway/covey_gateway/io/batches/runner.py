@@ -73,12 +73,18 @@ class BatchRunner:
     async def start(self) -> None:
         if not self.library.is_open:
             return
+        try:
+            await self._go_on()
+        except GatewayError as error:
+            logger.error("batches of before do not go on: %s", error.message)
+        self._spawn(self._upkeep())
+
+    async def _go_on(self) -> None:
         for batch_id, _ in await self.library.call(self.library.batches.open_ids):
             found = await self.library.call(self.library.batches.get, batch_id)
             # A client may have made one meanwhile: that one runs already.
             if found is not None and batch_id not in self._jobs:
                 self.add(found)
-        self._spawn(self._upkeep())
 
     def add(self, batch: Batch) -> None:
         """A batch that is on disk."""
