@@ -1,7 +1,8 @@
-"""CPU cost of a link on loopback: per request, and per 1,000 chunks of an answer. Both ends together, mutual TLS.
+"""CPU cost of a link on loopback, over gRPC alone and with a data channel: per request, and per 1,000 chunks of an
+answer. Both ends together, mutual TLS.
 
 Run: .venv/bin/python bench/link_cost.py [--requests 2000] [--streams 64] [--chunks 100] [--rounds 3]
-Prints medians over the rounds, and the machine. "one at a time" is the latency-bound case, "chunks as they come" the
+Prints the machine, medians over the rounds, and ratios. "one at a time" is the latency-bound case, "every 10 ms" the
 case of many slow streams (10 ms between tokens), where coalescing decides.
 """
 
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 
 import grpc
+import uvloop
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -89,22 +91,39 @@ class Bench:
         return time.process_time() - cpu_s, time.perf_counter() - wall_s, self.near.events.heard_count - heard
 
 
+class Carried:
+    """Medians of one way to carry batches: gRPC alone, or a data channel beside it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.figures: dict[str, float] = {}
+
+    def take(self, name: str, value: float, text: str) -> None:
+        self.figures[name] = value
+        print(f"{self.name:<13} {text}", flush=True)
+
+
 async def measure(arguments: argparse.Namespace, directory: Path) -> None:
     keeper = new_pool(directory / "keeper")
-    near, far = Machine(keeper), Machine(new_member(directory / "member", keeper))
-    await near.transport.start()
-    await far.transport.start()
-    link, _ = await connect(near, far)
-    bench = Bench(near, far)
-    try:
-        await per_request(bench, link, arguments)
-        await per_chunk(bench, link, arguments)
-    finally:
-        await near.transport.close()
-        await far.transport.close()
+    member = new_member(directory / "member", keeper)
+    over_grpc, channel = Carried("gRPC"), Carried("data channel")
+    for carried, data_port in ((over_grpc, None), (channel, 0)):
+        near, far = Machine(keeper, data_port=data_port), Machine(member, data_port=data_port)
+        await near.start()
+        await far.start()
+        try:
+            link, _ = await connect(near, far)
+            bench = Bench(near, far)
+            await per_request(bench, link, arguments, carried)
+            await per_chunk(bench, link, arguments, carried)
+        finally:
+            await near.transport.close()
+            await far.transport.close()
+    for name, value in channel.figures.items():
+        print(f"ratio {name}_to_grpc {value / over_grpc.figures[name]:.3f}")
 
 
-async def per_request(bench: Bench, link: Link, arguments: argparse.Namespace) -> None:
+async def per_request(bench: Bench, link: Link, arguments: argparse.Namespace, carried: Carried) -> None:
     bench.serve(1, 0)
     for name, streams, requests in (
         ("one at a time", 1, max(1, arguments.requests // 4)),
@@ -113,17 +132,19 @@ async def per_request(bench: Bench, link: Link, arguments: argparse.Namespace) -
         rounds = [await bench.run(link, requests, streams) for _ in range(arguments.rounds)]
         cpu_ms = statistics.median(cpu_s * 1000 / requests for cpu_s, _, _ in rounds)
         wall_ms = statistics.median(wall_s * 1000 * streams / requests for _, wall_s, _ in rounds)
-        print(f"request, {name:<14} {cpu_ms:7.3f} ms CPU a request   {wall_ms:7.3f} ms each")
+        text = f"request, {name:<14} {cpu_ms:7.3f} ms CPU a request   {wall_ms:7.3f} ms each"
+        carried.take(f"cpu_a_request_{name.replace(' ', '_')}", cpu_ms, text)
 
 
-async def per_chunk(bench: Bench, link: Link, arguments: argparse.Namespace) -> None:
-    for name, interval_s in (("chunks all at once", 0.0), ("chunks every 10 ms", TOKEN_INTERVAL_S)):
+async def per_chunk(bench: Bench, link: Link, arguments: argparse.Namespace, carried: Carried) -> None:
+    for name, interval_s in (("all at once", 0.0), ("every 10 ms", TOKEN_INTERVAL_S)):
         bench.serve(arguments.chunks, interval_s)
         total = arguments.streams * arguments.chunks
         rounds = [await bench.run(link, arguments.streams, arguments.streams) for _ in range(arguments.rounds)]
         cpu_ms = statistics.median(cpu_s * 1000 / total * 1000 for cpu_s, _, _ in rounds)
         a_batch = statistics.median(total / max(1, batches) for _, _, batches in rounds)
-        print(f"{name}      {cpu_ms:7.1f} ms CPU per 1,000 chunks   {a_batch:5.1f} chunks a batch")
+        text = f"chunks {name}      {cpu_ms:7.1f} ms CPU per 1,000 chunks   {a_batch:5.1f} chunks a batch"
+        carried.take(f"cpu_a_chunk_{name.replace(' ', '_')}", cpu_ms, text)
 
 
 def main() -> None:
@@ -135,7 +156,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print(f"{platform.platform()}, {_cpu_name()}, Python {platform.python_version()}, grpcio {grpc.__version__}")
     with tempfile.TemporaryDirectory() as directory:
-        asyncio.run(measure(arguments, Path(directory)))
+        uvloop.run(measure(arguments, Path(directory)))
 
 
 def _cpu_name() -> str:

@@ -116,7 +116,8 @@ class Agent:
         configuration, identity = self._configuration, self._identity
         self._facts = self._first_facts()
         self._disk = DiskWorker()
-        self._transport = GrpcTransport(identity, None, configuration.link, self._facts)
+        data_port = configuration.data_port or None
+        self._transport = GrpcTransport(identity, None, configuration.link, self._facts, data_port=data_port)
         self._mesh = MeshRuntime(
             self._transport,
             self._facts,
@@ -277,6 +278,7 @@ class Agent:
             await self._transport.start()
         except ListenError as error:
             raise UserError(str(error)) from None
+        self._set_facts(data_port=self._transport.data_port)
         self._mesh.hint(self._identity.peer_hints, FROM_PERSON)
         for peer in self._configuration.peers:
             self._mesh.hint((peer,), FROM_PERSON)
@@ -357,15 +359,13 @@ class Agent:
         gateway: tuple[str, ...] = ()
         if not is_loopback(configuration.http):
             gateway = reachable(configuration.http, self._http.port, configuration.advertise, self._monitor.current)
-        self._facts = replace(
-            self._facts,
-            link_addresses=self._link_addresses(),
-            gateway_addresses=gateway,
-            facts_version=self._facts.facts_version + 1,
-        )
-        self._mesh.set_facts(self._facts)
+        self._set_facts(link_addresses=self._link_addresses(), gateway_addresses=gateway)
         if self._discovery is not None:
             self._discovery.advertise(self._advertisement())
+
+    def _set_facts(self, **changed: Any) -> None:
+        self._facts = replace(self._facts, **changed, facts_version=self._facts.facts_version + 1)
+        self._mesh.set_facts(self._facts)
 
     # --- covey.admin.Controls -----------------------------------------------------------------------------------------
 

@@ -76,6 +76,11 @@ class Configuration:
     link: str = setting(
         "0.0.0.0:8082", read.address, "Where machines of the pool connect (mutual TLS always), HOST:PORT."
     )
+    data_port: int = setting(
+        8084,
+        read.port,
+        "TCP port for answers between machines, on `link`'s address (mutual TLS; any where taken); 0: over `link`.",
+    )
     enrol: str = setting(
         "0.0.0.0:8083", read.address, "Where `covey join` is answered, only while an invitation is open, HOST:PORT."
     )

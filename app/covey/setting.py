@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+PORT_MAX = 65535
+
 Reader = Callable[[object], Any]
 
 _BYTE_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
@@ -62,6 +64,14 @@ def count(value: object) -> int:
     return number
 
 
+def port(value: object) -> int:
+    """A TCP port; 0: none."""
+    number = count(value)
+    if number > PORT_MAX:
+        raise ValueError(f"{number} is no port: 0 to {PORT_MAX}")
+    return number
+
+
 def quantity(value: object) -> float:
     """A number of seconds, tokens a second and the like: zero or more."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -94,7 +104,7 @@ def address(value: object) -> str:
     """HOST:PORT, with an IPv6 host in brackets; port 0 asks the system for a free one."""
     word = text(value).strip()
     host, separator, port = word.rpartition(":")
-    if not separator or not host or not port.isdecimal() or int(port) > 65535:
+    if not separator or not host or not port.isdecimal() or int(port) > PORT_MAX:
         raise ValueError(f"must be HOST:PORT (such as 127.0.0.1:8080), not {value!r}")
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
         raise ValueError(f"must put an IPv6 host in brackets ([::1]:8080), not {value!r}")

@@ -36,7 +36,8 @@ Found = dict[str, Any]
 class Shape:
     """Who serves and who leads: the agent that is asked ("entry"), or another machine ("other").
 
-    `machines` 1: a pool of the entry alone. `processes`: gateway processes of each agent.
+    `machines` 1: a pool of the entry alone. `processes`: gateway processes of each agent. Without `data_channel`
+    everything between the two goes over gRPC.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Shape:
     led_by: str = "entry"
     machines: int = 2
     processes: int = 1
+    data_channel: bool = True
 
 
 SHAPES = (
@@ -52,7 +54,11 @@ SHAPES = (
     Shape("covey remote, leader local", served_by="other"),
     Shape("covey remote, leader remote", served_by="other", led_by="other"),
 )
-MORE_SHAPES = (Shape("covey here, 2 processes", machines=1, processes=2),)
+OVER_GRPC = Shape("covey remote, over gRPC", served_by="other", data_channel=False)
+MORE_SHAPES = (
+    OVER_GRPC,
+    Shape("covey here, 2 processes", machines=1, processes=2),
+)
 """In the table; no figure to reach is about them."""
 
 
@@ -78,6 +84,8 @@ class Pool:
         settings = ["--peer", peer.link] if self._shape.machines > 1 else []
         if self._shape.processes > 1:
             settings += ["--gateway-processes", str(self._shape.processes)]
+        if not self._shape.data_channel:
+            settings += ["--data-port", "0"]
         if self._shape.served_by == name:
             settings += ["--model", f"{MODEL}={model}", "--device", "cpu", "--running-requests-max", RUNNING_MAX]
         return AgentProcess(name, state, own, tuple(settings))
@@ -146,5 +154,6 @@ def _stand_in_for_vllm(root: Path) -> Iterator[None]:
         (package / "__init__.py").touch()
     program = str(STAND_IN)
     (folder / "main.py").write_text(f"import os, sys\nos.execv({program!r}, [{program!r}, *sys.argv[1:]])\n")
-    with patch.dict(os.environ, {"PYTHONPATH": str(root / "python")}):
+    path = os.pathsep.join([str(root / "python"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with patch.dict(os.environ, {"PYTHONPATH": path}):
         yield

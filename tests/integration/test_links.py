@@ -1,4 +1,4 @@
-"""Real links on loopback: real certificates, real gRPC, real sockets."""
+"""Real links on loopback: real certificates, real sockets; each test over gRPC alone and with a data channel."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from tests.support.links import (
     facts_of,
     new_member,
     new_pool,
+    polled,
     request,
 )
 
@@ -37,6 +38,7 @@ from covey_mesh.io.accepting import LINKS_PER_PEER_MAX
 from covey_mesh.io.certificates import dns_name
 from covey_mesh.io.hello import hello_bytes
 from covey_mesh.io.identity import Identity
+from covey_mesh.io.tls_probe import Listener
 from covey_mesh.io.transport import GrpcTransport, ListenError
 from covey_mesh.wire.v1.link_pb2 import Batch, Item, RequestCancel
 
@@ -57,11 +59,18 @@ def identities(tmp_path: Path) -> tuple[Identity, Identity]:
     return keeper, new_member(tmp_path / "member", keeper)
 
 
+@pytest.fixture(params=[None, 0], ids=["grpc", "data"])
+def data_port(request: pytest.FixtureRequest) -> int | None:
+    """None: links stay on gRPC."""
+    port: int | None = request.param
+    return port
+
+
 @pytest_asyncio.fixture
-async def pair(identities: tuple[Identity, Identity]) -> AsyncIterator[Pair]:
-    near, far = Machine(identities[0]), Machine(identities[1])
-    await near.transport.start()
-    await far.transport.start()
+async def pair(identities: tuple[Identity, Identity], data_port: int | None) -> AsyncIterator[Pair]:
+    near, far = Machine(identities[0], data_port=data_port), Machine(identities[1], data_port=data_port)
+    await near.start()
+    await far.start()
     yield Pair(near, far)
     await near.transport.close()
     await far.transport.close()
@@ -74,7 +83,7 @@ async def test_messages_both_ways_in_order(pair: Pair) -> None:
     assert (near.dialed, far.dialed) == (True, False)
     assert near.address == pair.far.address
     assert far.address == "127.0.0.1"
-    assert near.facts == facts_of(pair.far.identity)
+    assert near.facts == pair.far.facts
     for number in range(1, 501):
         near.send(Heartbeat(token=number))
         far.send(Heartbeat(echo=number))
@@ -418,10 +427,10 @@ from covey_mesh.io.identity import load
 from tests.support.links import Machine, Node
 
 async def main():
-    machine = Machine(load(Path(sys.argv[1])), Node(ends=False))
-    await machine.transport.start()
+    machine = Machine(load(Path(sys.argv[1])), Node(ends=False), None if sys.argv[2] == "None" else 0)
+    await machine.start()
     print(machine.transport.port, flush=True)
-    for address in sys.argv[2:]:
+    for address in sys.argv[3:]:
         machine.transport.dial(address, None)
     await asyncio.Event().wait()
 
@@ -432,20 +441,22 @@ asyncio.run(main())
 @pytest.mark.asyncio
 @pytest.mark.parametrize(("stop", "loss"), [(signal.SIGKILL, LinkLoss.RESET), (signal.SIGSTOP, LinkLoss.SILENT)])
 async def test_a_dead_or_frozen_process_is_noticed(
-    identities: tuple[Identity, Identity], stop: signal.Signals, loss: LinkLoss
+    identities: tuple[Identity, Identity], stop: signal.Signals, loss: LinkLoss, data_port: int | None
 ) -> None:
-    near = Machine(identities[0])
-    await near.transport.start()
+    near = Machine(identities[0], data_port=data_port)
+    await near.start()
     root = Path(__file__).parents[2]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", OTHER_PROCESS, str(identities[1].state_dir), stdout=asyncio.subprocess.PIPE, cwd=root
-    )
+        sys.executable, "-c", OTHER_PROCESS, str(identities[1].state_dir), str(data_port),
+        stdout=asyncio.subprocess.PIPE, cwd=root,
+    )  # fmt: skip
     try:
         assert process.stdout is not None
         async with asyncio.timeout(WAIT_S):
             address = f"127.0.0.1:{int(await process.stdout.readline())}"
         near.transport.dial(address, identities[1].node_id)
         await near.events.until(lambda: near.events.links or near.events.failures)
+        await polled(lambda: data_port is None or near.grpc_link.on_data_channel)
         answer = Answer()
         near.link.open(request(b"half an answer"), answer)
         async with asyncio.timeout(WAIT_S):
@@ -472,16 +483,18 @@ async def test_a_dead_or_frozen_process_is_noticed(
 @pytest.mark.asyncio
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGSTOP])
 async def test_a_dead_or_frozen_dialer_is_noticed_by_who_accepted_it(
-    identities: tuple[Identity, Identity], stop: signal.Signals
+    identities: tuple[Identity, Identity], stop: signal.Signals, data_port: int | None
 ) -> None:
-    near = Machine(identities[0])
-    await near.transport.start()
+    near = Machine(identities[0], data_port=data_port)
+    await near.start()
     root, state_dir = Path(__file__).parents[2], str(identities[1].state_dir)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", OTHER_PROCESS, state_dir, near.address, stdout=asyncio.subprocess.PIPE, cwd=root
-    )
+        sys.executable, "-c", OTHER_PROCESS, state_dir, str(data_port), near.address,
+        stdout=asyncio.subprocess.PIPE, cwd=root,
+    )  # fmt: skip
     try:
         await near.events.until(lambda: near.events.links)
+        await polled(lambda: data_port is None or near.grpc_link.on_data_channel)
         answer = Answer()
         near.link.open(request(b"half an answer"), answer)
         async with asyncio.timeout(WAIT_S):
@@ -502,8 +515,8 @@ async def test_a_dead_or_frozen_dialer_is_noticed_by_who_accepted_it(
 async def test_tls_itself_demands_the_machine_that_the_probe_found(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the address led elsewhere between the probe and the dial."""
 
-    async def found_another(*_: object) -> tuple[NodeId, str]:
-        return NodeId("0" * 32), f"ipv4:{pair.far.address}"
+    async def found_another(*_: object) -> Listener:
+        return Listener(NodeId("0" * 32), f"ipv4:{pair.far.address}", "127.0.0.1")
 
     monkeypatch.setattr(pair.near.transport._dialer, "_find", found_another)
     pair.near.transport.dial(pair.far.address, None)

@@ -14,11 +14,11 @@ from covey_mesh.core.facts import NodeLoad
 
 
 @contextlib.asynccontextmanager
-async def pool(directory: Path, machines: int) -> AsyncIterator[list[Agent]]:
+async def pool(directory: Path, machines: int, data_port: int | None = 0) -> AsyncIterator[list[Agent]]:
     """Machines that were told of the first one only."""
     keeper = new_pool(directory / "0")
     identities = [keeper, *(new_member(directory / str(n), keeper) for n in range(1, machines))]
-    agents = [Agent(identity, 1) for identity in identities]
+    agents = [Agent(identity, 1, data_port=data_port) for identity in identities]
     try:
         await agents[0].start()
         for agent in agents[1:]:
@@ -49,8 +49,11 @@ async def test_machines_told_of_one_find_all_and_elect_one(tmp_path: Path) -> No
 
 
 @pytest.mark.asyncio
-async def test_a_leader_that_dies_is_replaced_without_waiting_for_its_lease(tmp_path: Path) -> None:
-    async with pool(tmp_path, 3) as agents:
+@pytest.mark.parametrize("data_port", [None, 0], ids=["grpc", "data"])
+async def test_a_leader_that_dies_is_replaced_without_waiting_for_its_lease(
+    tmp_path: Path, data_port: int | None
+) -> None:
+    async with pool(tmp_path, 3, data_port) as agents:
         leader = next(agent for agent in agents if agent.leader == agent.identity.node_id)
         await leader.crash()
         gap_s = await until(lambda: agreed(agents), "another leader")

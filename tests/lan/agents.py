@@ -23,7 +23,7 @@ from covey.demo.ports import Addresses
 
 KEY = "a-key-for-the-lab-only-0123456789"
 POOL_NAME = "office"
-HTTP_PORT, GRPC_PORT, LINK_PORT, ENROL_PORT = 8080, 8081, 8082, 8083
+HTTP_PORT, GRPC_PORT, LINK_PORT, ENROL_PORT, DATA_PORT = 8080, 8081, 8082, 8083, 8084
 EVERYWHERE = Addresses(*(f"0.0.0.0:{port}" for port in (HTTP_PORT, GRPC_PORT, LINK_PORT, ENROL_PORT)))
 COMMAND_TIMEOUT_S = 60.0
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.lan.agents import (
+    DATA_PORT,
     ENROL_PORT,
     GRPC_PORT,
     HTTP_PORT,
@@ -117,7 +118,7 @@ def test_rogue_announcements_bring_their_listeners_no_request(
 
 def test_only_the_gateway_and_the_link_listen_on_the_network(pool: LanPool) -> None:
     for agent in pool.members:
-        assert listening(agent.pid, "tcp") == {HTTP_PORT, GRPC_PORT, LINK_PORT}
+        assert listening(agent.pid, "tcp") == {HTTP_PORT, GRPC_PORT, LINK_PORT, DATA_PORT}
         assert listening(agent.pid, "udp") == {5353}
 
 

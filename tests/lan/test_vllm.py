@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from tests.lan.agents import GRPC_PORT, HTTP_PORT, LINK_PORT, HostAgent, LanPool
+from tests.lan.agents import DATA_PORT, GRPC_PORT, HTTP_PORT, LINK_PORT, HostAgent, LanPool
 from tests.lan.client import chat
 from tests.lan.conftest import MakeLab
 from tests.lan.listening import listening
@@ -95,7 +95,7 @@ def await_drain(pool: LanPool, agent: HostAgent, viewer: HostAgent, wanted: bool
 def test_engines_listen_on_no_address_of_the_network(pool: LanPool) -> None:
     for agent in pool.members:
         assert engine_processes(agent)
-        assert listening(agent.pid, "tcp") == {HTTP_PORT, GRPC_PORT, LINK_PORT}
+        assert listening(agent.pid, "tcp") == {HTTP_PORT, GRPC_PORT, LINK_PORT, DATA_PORT}
 
 
 def test_a_killed_engine_is_reported_and_restarted_while_others_serve(pool: LanPool, measured: Note) -> None:

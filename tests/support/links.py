@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from covey_mesh.core.exchange import Failure, ForwardedRequest, ResponseSink
@@ -21,6 +22,7 @@ from covey_mesh.io.identity import (
     load_or_make_node_key,
     store_membership,
 )
+from covey_mesh.io.link import GrpcLink
 from covey_mesh.io.state_files import make_directory
 from covey_mesh.io.transport import GrpcTransport
 
@@ -186,15 +188,23 @@ def request(body: bytes = b"{}", number: int = 0) -> ForwardedRequest:
 class Machine:
     """One transport, started."""
 
-    def __init__(self, identity: Identity, node: Node | None = None) -> None:
+    def __init__(self, identity: Identity, node: Node | None = None, data_port: int | None = 0) -> None:
         self.identity = identity
         self.events = Recorder()
         self.node = node or Node()
         self.revoked: set[str] = set()
         self.transport = GrpcTransport(
-            identity, self.events, "127.0.0.1:0", facts_of(identity), revoked=lambda node_id: node_id in self.revoked
+            identity, self.events, "127.0.0.1:0", facts_of(identity), lambda node_id: node_id in self.revoked, data_port
         )
         self.transport.serve_requests(self.node.open)
+
+    async def start(self) -> None:
+        await self.transport.start()
+        self.transport.set_facts(self.facts)
+
+    @property
+    def facts(self) -> NodeFacts:
+        return replace(facts_of(self.identity), data_port=self.transport.data_port)
 
     @property
     def address(self) -> str:
@@ -203,6 +213,12 @@ class Machine:
     @property
     def link(self) -> Link:
         return self.events.links[-1]
+
+    @property
+    def grpc_link(self) -> GrpcLink:
+        found = self.link
+        assert isinstance(found, GrpcLink)
+        return found
 
 
 async def connect(dialing: Machine, listening: Machine) -> tuple[Link, Link]:
@@ -213,4 +229,15 @@ async def connect(dialing: Machine, listening: Machine) -> tuple[Link, Link]:
     await dialing.events.until(lambda: len(dialing.events.links) > links or dialing.events.failures)
     assert not dialing.events.failures, dialing.events.failures
     await listening.events.until(lambda: len(listening.events.links) > ups)
-    return dialing.link, listening.link
+    near, far = dialing.grpc_link, listening.grpc_link
+    if near.data_ticket:
+        await polled(lambda: near.on_data_channel and far.on_data_channel)
+    return near, far
+
+
+async def polled(condition: Callable[[], object]) -> None:
+    """For what no recorder hears of."""
+    began_s = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began_s < WAIT_S, "did not happen"
+        await asyncio.sleep(0.001)

@@ -25,11 +25,13 @@ WAIT_S = 20.0
 class Agent:
     """Mesh, transport and disk of one machine."""
 
-    def __init__(self, identity: Identity, incarnation: int, source: LeadershipSource | None = None) -> None:
+    def __init__(
+        self, identity: Identity, incarnation: int, source: LeadershipSource | None = None, data_port: int | None = 0
+    ) -> None:
         facts = facts_of(identity, incarnation)
         self.identity = identity
         self.worker = DiskWorker()
-        self.transport = GrpcTransport(identity, None, "127.0.0.1:0", facts)
+        self.transport = GrpcTransport(identity, None, "127.0.0.1:0", facts, data_port=data_port)
         self.mesh = MeshRuntime(
             self.transport,
             facts,
@@ -54,7 +56,8 @@ class Agent:
     async def start(self, *peers: str) -> None:
         await self.mesh.start()
         await self.transport.start()
-        self.mesh.set_facts(replace(self._facts, link_addresses=(self.address,), facts_version=1))
+        data_port = self.transport.data_port
+        self.mesh.set_facts(replace(self._facts, link_addresses=(self.address,), facts_version=1, data_port=data_port))
         for peer in peers:
             self.mesh.hint((peer,), FROM_PERSON)
         self.running = True

@@ -23,7 +23,7 @@ UNITS = sorted((DEPLOY / "systemd").rglob("*.service"))
 
 def _default_ports() -> set[str]:
     defaults = {f.name: f.default for f in dataclasses.fields(Configuration)}
-    return {str(defaults[name]).rpartition(":")[2] for name in ("http", "grpc", "link", "enrol")}
+    return {str(defaults[name]).rpartition(":")[2] for name in ("http", "grpc", "link", "enrol", "data_port")}
 
 
 @pytest.mark.parametrize("agent", AGENTS, ids=["first", "second"])

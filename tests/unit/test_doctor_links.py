@@ -18,9 +18,10 @@ MACHINES = Machines(A, {A: "anna", B: "ben", C: "cleo"})
 ADDRESSES = {A: "10.0.0.1", B: "10.0.0.2", C: "10.0.0.3"}
 
 
-def dials(target: NodeId, reach: Reach = Reach.WHOLE, gateway: Reach = Reach.WHOLE) -> Dials:
+def dials(target: NodeId, reach: Reach = Reach.WHOLE, gateway: Reach = Reach.WHOLE, data: Reach = Reach.WHOLE) -> Dials:
     host = ADDRESSES[target]
-    return Dials((PathProbe(f"{host}:8082", reach, "why"),), (PathProbe(f"{host}:8080", gateway, "why"),))
+    tried = {8082: reach, 8080: gateway, 8084: data}
+    return Dials(*((PathProbe(f"{host}:{port}", found, "why"),) for port, found in tried.items()))
 
 
 def pair(source: NodeId, target: NodeId) -> PairMeasure:
@@ -47,7 +48,8 @@ def test_no_pool_no_findings() -> None:
     assert check_links(Survey(), MACHINES) == []
 
 
-BLOCKED, NO_CLIENTS = dials(A, Reach.SILENT), dials(A, gateway=Reach.REFUSED)
+BLOCKED, NO_CLIENTS = dials(A, Reach.SILENT, data=Reach.SILENT), dials(A, gateway=Reach.REFUSED)
+NO_DATA = dials(A, data=Reach.SILENT)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +59,10 @@ BLOCKED, NO_CLIENTS = dials(A, Reach.SILENT), dials(A, gateway=Reach.REFUSED)
          ("fail", "firewall (link)"), ("this machine cannot be reached at 10.0.0.1:8082", "here: allow TCP port 8082")),
         ((replace(pair(A, B), back=NO_CLIENTS), replace(pair(A, C), back=NO_CLIENTS)),
          ("warn", "firewall (http)"), ("10.0.0.1:8080", "see that `http` in covey.toml listens")),
+        ((replace(pair(A, B), back=NO_DATA), replace(pair(A, C), back=NO_DATA)),
+         ("warn", "firewall (data_port)"), ("10.0.0.1:8084", "allow TCP port 8084", "travel over `link`, which takes")),
+        ((replace(pair(A, C), back=NO_DATA),),
+         ("warn", "one-way"), ("allow TCP port 8084 from cleo", "travel over `link`, which takes more")),
         ((replace(pair(A, B), there=dials(B, Reach.SILENT)), replace(pair(B, C), back=dials(B, Reach.SILENT))),
          ("warn", "firewall (link)"), ("ben cannot be reached", "on ben: allow TCP port 8082", "this machine, cleo")),
         ((replace(pair(A, C), back=BLOCKED),),

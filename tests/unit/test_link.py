@@ -17,7 +17,7 @@ from covey_mesh.core.names import NodeId
 from covey_mesh.core.ports import LinkLoss
 from covey_mesh.io.codec import encode
 from covey_mesh.io.link import GrpcLink
-from covey_mesh.wire.v1.link_pb2 import Batch, Goodbye, Item
+from covey_mesh.wire.v1.link_pb2 import Batch, Goodbye, Item, Moved
 from covey_mesh.wire.v1.link_pb2 import Heartbeat as WireHeartbeat
 
 PEER = NodeId("ab" * 16)
@@ -189,5 +189,159 @@ def test_a_bug_of_ours_is_not_swallowed(bug: Exception) -> None:
         with pytest.raises(RuntimeError, match="ours"):
             await case.task
         assert len(case.events.losses) == 1
+
+    asyncio.run(body())
+
+
+class FakeChannel:
+    """A data channel whose room the test decides."""
+
+    def __init__(self) -> None:
+        self.sent: list[Batch] = []
+        self.writable = True
+        self.opened = self.ended = False
+        self.room = 1000
+
+    def attach(self, user: GrpcLink) -> None:
+        self.user = user
+
+    def open(self) -> None:
+        self.opened = True
+
+    def send(self, message: bytes) -> None:
+        self.sent.append(Batch.FromString(message))
+        self.room -= 1
+        self.writable = self.room > 0
+
+    def abort(self) -> None:
+        self.ended = True
+
+    async def end(self) -> None:
+        self.ended = True
+
+
+async def _moved(case: Case) -> FakeChannel:
+    """The case's link, which was dialed, on a data channel."""
+    channel = FakeChannel()
+    case.link.use(channel)  # type: ignore[arg-type]
+    assert not channel.opened, "the dialed side begins"
+    case.receive(Item(moved=Moved()))
+    case.stream.allowed.release()
+    await _settle()
+    assert [item.WhichOneof("kind") for item in case.stream.written[-1].items] == ["moved"]
+    assert channel.opened
+    assert case.link.on_data_channel
+    return channel
+
+
+@on_a_link
+async def test_a_link_that_has_moved_writes_each_turn_as_one_batch_there(case: Case) -> None:
+    channel = await _moved(case)
+    for token in (1, 2, 3):
+        case.link.send(Heartbeat(token=token))
+    await _settle()
+    case.link.send(Heartbeat(token=4))
+    await _settle()
+    assert [_tokens(batch) for batch in channel.sent] == [[1, 2, 3], [4]]
+    assert len(case.stream.written) == 1
+
+
+@on_a_link
+async def test_what_is_queued_before_the_move_is_written_before_it_or_follows_it(case: Case) -> None:
+    case.link.send(Heartbeat(token=1))
+    await case.stream.writing.wait()
+    case.link.send(Heartbeat(token=2))
+    channel = FakeChannel()
+    case.link.use(channel)  # type: ignore[arg-type]
+    case.receive(Item(moved=Moved()))
+    await _settle()
+    case.stream.allowed.release()
+    case.stream.allowed.release()
+    await _settle()
+    kinds = [[item.WhichOneof("kind") for item in batch.items] for batch in case.stream.written]
+    assert kinds == [["heartbeat"], ["moved"]]
+    assert [_tokens(batch) for batch in channel.sent] == [[2]]
+
+
+@on_a_link
+async def test_a_full_channel_gathers_what_follows(case: Case) -> None:
+    channel = await _moved(case)
+    channel.room = 1
+    for token in (1, 2, 3):
+        case.link.send(Heartbeat(token=token))
+        await _settle()
+    assert [_tokens(batch) for batch in channel.sent] == [[1]]
+    channel.room, channel.writable = 1000, True
+    case.link.stream_writable()
+    await _settle()
+    assert [_tokens(batch) for batch in channel.sent] == [[1], [2, 3]]
+
+
+@on_a_link
+async def test_a_peer_that_stops_reading_the_channel_is_cut_off(case: Case) -> None:
+    channel = await _moved(case)
+    channel.writable = False
+    channel.room = 0
+    payload = bytes(4 * 1024 * 1024)
+    for number in range(LINK_BACKLOG_BYTES_MAX // len(payload) + 3):
+        case.link.send(Query(number, "x", payload))
+        await _settle()
+    assert await case.task is LinkLoss.SILENT
+    assert channel.ended
+
+
+@on_a_link
+async def test_last_words_are_said_on_both(case: Case) -> None:
+    channel = await _moved(case)
+    case.link.close(LinkLoss.REPLACED)
+    assert await case.end() is LinkLoss.REPLACED
+    for said in (channel.sent, case.stream.written):
+        assert said[-1].items[0].goodbye.reason == "REPLACED"
+    assert channel.ended
+
+
+@on_a_link
+async def test_before_the_peer_moves_the_channels_end_changes_nothing(case: Case) -> None:
+    channel = FakeChannel()
+    moved = case.link.use(channel)  # type: ignore[arg-type]
+    case.link.stream_lost(None)
+    assert moved.result() is False
+    case.receive(Item(heartbeat=WireHeartbeat(token=1)))
+    await case.events.until(lambda: case.events.messages)
+    case.link.use(FakeChannel())  # type: ignore[arg-type]
+    assert case.events.losses == []
+
+
+@on_a_link
+async def test_after_it_the_channels_end_is_the_links(case: Case) -> None:
+    await _moved(case)
+    answer = Answer()
+    case.link.open(request(), answer)
+    case.link.stream_lost(TimeoutError())
+    assert await case.task is LinkLoss.SILENT
+    assert (await answer.wait()).failure is not None
+    assert case.link.data_at_fault
+
+
+@on_a_link
+async def test_a_move_to_nowhere_is_a_reset(case: Case) -> None:
+    case.receive(Item(moved=Moved()))
+    assert await case.task is LinkLoss.RESET
+
+
+def test_a_bug_behind_the_channel_is_not_swallowed() -> None:
+    async def body() -> None:
+        case = Case()
+        await case.events.until(lambda: case.events.links)
+        await _moved(case)
+
+        def fail(*_: object) -> None:
+            raise RuntimeError("ours")
+
+        case.events.message = fail  # type: ignore[method-assign]
+        case.link.stream_received([Batch(items=[Item(heartbeat=WireHeartbeat(token=1))]).SerializeToString()])
+        with pytest.raises(RuntimeError, match="ours"):
+            await case.task
+        assert case.events.losses == [LinkLoss.RESET]
 
     asyncio.run(body())

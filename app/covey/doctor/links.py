@@ -28,6 +28,9 @@ MTU_FIX = (
 LATENCY_FIX = "prefer a cable to Wi-Fi, and a direct path to a VPN; the scheduler prefers nearer machines"
 BANDWIDTH_FIX = "prefer a cable to Wi-Fi; look for a port at 10 Mbit/s (`ethtool INTERFACE`), a bad cable or a limiter"
 
+DATA_PORT = "data_port"
+MEANWHILE = "answers between the two travel over `link`, which takes more CPU"
+
 FIGURES_SHOWN_MAX = 6
 
 _ARRIVED = (Reach.WHOLE, Reach.SMALL, Reach.FROZEN)
@@ -87,7 +90,13 @@ def check_reach(survey: Survey, machines: Machines) -> list[Finding]:
     return [
         *_check_port(_tries(survey, lambda dials: dials.link), machines, "link"),
         *_check_port(_tries(survey, lambda dials: dials.gateway), machines, "http"),
+        *_check_port(_tries(survey, _data_where_linked), machines, DATA_PORT),
     ]
+
+
+def _data_where_linked(dials: Dials) -> tuple[PathProbe, ...]:
+    """Not where even the link port is closed: one finding for one firewall."""
+    return dials.data if any(probe.reach in _ARRIVED for probe in dials.link) else ()
 
 
 def _tries(survey: Survey, port: Callable[[Dials], tuple[PathProbe, ...]]) -> list[Try]:
@@ -122,6 +131,8 @@ def _firewall(target: NodeId, blocked: Sequence[Try], machines: Machines, port: 
     fix = f"{machines.at(target)}: allow TCP port {number} in: {allow}"
     if any(probe.reach is Reach.REFUSED for one in blocked for probe in one.probes):
         fix += f"; and see that `{port}` in covey.toml listens on that address"
+    if port == DATA_PORT:
+        fix += f"; until then {MEANWHILE}"
     worst = fail if target == machines.own and port == "link" else warn
     return worst(f"firewall ({port})", detail, fix)
 
@@ -131,9 +142,13 @@ def _one_way(one: Try, machines: Machines, port: str) -> Finding:
     detail = f"{source} cannot open a connection to {target} at {address} ({port}): {_why(one)}; others can"
     fix = (
         f"{machines.at(one.target)}: allow TCP port {address.rpartition(':')[2]} from {source} too, and see that no "
-        f"router or VLAN rule between drops that direction; until then the link that {target} opens is used"
+        f"router or VLAN rule between drops that direction; until then {_meanwhile(port, target)}"
     )
     return warn("one-way", detail, fix)
+
+
+def _meanwhile(port: str, target: str) -> str:
+    return MEANWHILE if port == DATA_PORT else f"the link that {target} opens is used"
 
 
 def _why(one: Try) -> str:

@@ -7,13 +7,14 @@ where full packets were seen to vanish. Not here: which pairs (survey.py), what 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import ssl
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Protocol
 
 from covey.doctor.pair import ADDRESSES_TRIED_MAX, BadReportError, Dials, PairMeasure, dials_from_json, read_json
-from covey_mesh.core.facts import PoolView
+from covey_mesh.core.facts import NodeFacts, PoolView
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.ports import QueryHandler, SlowQueryHandler
 from covey_mesh.io.identity import Identity
@@ -91,8 +92,9 @@ class Measurer:
             return None
         link = [self._probe(address, target) for address in _first(member.facts.link_addresses)]
         gateway = [probe_tcp(address) for address in _first(member.facts.gateway_addresses)]
-        found = await asyncio.gather(*link, *gateway)
-        return Dials(tuple(found[: len(link)]), tuple(found[len(link) :]))
+        data = [probe_tcp(address) for address in _data_addresses(member.facts)]
+        found = iter(await asyncio.gather(*link, *gateway, *data))
+        return Dials(*(tuple(itertools.islice(found, len(tries))) for tries in (link, gateway, data)))
 
     def _probe(self, address: str, target: NodeId) -> Coroutine[Any, Any, PathProbe]:
         if self._context is None:
@@ -152,6 +154,12 @@ class Measurer:
 def rate_of(size_bytes: int, took_s: float, round_trip_s: float) -> float:
     """Without the round trip that even an empty message costs; at most what fits in a tenth of the whole time."""
     return size_bytes / max(took_s - round_trip_s, took_s / 10, 1e-6)
+
+
+def _data_addresses(facts: NodeFacts) -> list[str]:
+    if not facts.data_port:
+        return []
+    return [f"{address.rpartition(':')[0]}:{facts.data_port}" for address in _first(facts.link_addresses)]
 
 
 def swallows_full_packets(*dials: Dials | None) -> bool:

@@ -26,10 +26,12 @@ class BadReportError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Dials:
-    """One machine's tries to reach another: its link port, and its gateway where that is open to the network."""
+    """One machine's tries to reach another: its link and data ports, and its gateway where that is open to the
+    network."""
 
     link: tuple[PathProbe, ...] = ()
     gateway: tuple[PathProbe, ...] = ()
+    data: tuple[PathProbe, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class Survey:
 
 
 def dials_to_json(dials: Dials) -> dict[str, Any]:
-    return {name: [_probe_to_json(one) for one in getattr(dials, name)] for name in ("link", "gateway")}
+    return {name: [_probe_to_json(one) for one in getattr(dials, name)] for name in ("link", "gateway", "data")}
 
 
 def _probe_to_json(probe: PathProbe) -> dict[str, str]:
@@ -90,7 +92,8 @@ def dials_from_json(value: Any) -> Dials:
     """Raises BadReportError."""
     if not isinstance(value, dict):
         raise BadReportError("dials are no object")
-    return Dials(link=_probes(value.get("link")), gateway=_probes(value.get("gateway")))
+    data = _probes(value.get("data", []))  # an agent of the version before tries none
+    return Dials(_probes(value.get("link")), _probes(value.get("gateway")), data)
 
 
 def _probes(value: Any) -> tuple[PathProbe, ...]:

@@ -97,6 +97,7 @@ class NodeFacts:
     cpu_count: int = 0
     memory_total_bytes: int = 0
     facts_version: int = 0
+    data_port: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,8 @@ class Greeting:
     facts: NodeFacts
     protocol_min: int
     protocol_max: int
+    data_ticket: bytes = b""
+    """What a data channel of this link shows first; empty: none can be had."""
 
 
 @dataclass(frozen=True, slots=True)

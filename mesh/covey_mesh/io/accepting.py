@@ -59,6 +59,7 @@ class Acceptor:
         revoked: Callable[[NodeId], bool],
         register: Callable[[GrpcLink], asyncio.Task[LinkLoss]],
         links: Callable[[], list[GrpcLink]],
+        new_ticket: Callable[[], bytes],
     ) -> None:
         self._identity = identity
         self._events = events
@@ -67,6 +68,7 @@ class Acceptor:
         self._revoked = revoked
         self._register = register
         self._links = links
+        self._new_ticket = new_ticket
         self._log_bound = LogBound()
         self._material_lock = threading.Lock()
         self._material: tuple[bytes, bytes, bytes] | None = None
@@ -140,7 +142,8 @@ class Acceptor:
             objection = object_to_greeting(own.pool_id, peer, greeting)
             if objection is not None:
                 return objection
-            await context.write(hello_bytes(own.pool_id, self._facts()))
+            ticket = self._new_ticket()
+            await context.write(hello_bytes(own.pool_id, self._facts(), ticket))
         except CertificateError as error:
             return Objection(LinkLoss.UNTRUSTED, f"certificate refused: {error}")
         except PeerProtocolError as error:
@@ -152,7 +155,7 @@ class Acceptor:
         if objection is not None:
             return objection
         host = _host_of(context.peer())
-        return GrpcLink(context, peer, greeting.facts, False, host, self._events(), self._handler)
+        return GrpcLink(context, peer, greeting.facts, False, host, self._events(), self._handler, data_ticket=ticket)
 
     def _too_many(self, peer: NodeId) -> Objection | None:
         links = self._links()

@@ -23,6 +23,7 @@ from covey_mesh.wire.v1 import types_pb2 as wire
 
 GPUS_MAX = 64
 MODELS_MAX = 256
+PORT_MAX = 65535
 
 _STATE_TO_WIRE = {
     EngineState.STOPPED: wire.ENGINE_STATE_STOPPED,
@@ -50,6 +51,7 @@ def facts_to_wire(facts: NodeFacts) -> wire.NodeFacts:
         cpu_count=facts.cpu_count,
         memory_total_bytes=facts.memory_total_bytes,
         facts_version=facts.facts_version,
+        data_port=facts.data_port,
     )
 
 
@@ -67,7 +69,15 @@ def facts_from_wire(message: wire.NodeFacts) -> NodeFacts:
         cpu_count=message.cpu_count,
         memory_total_bytes=message.memory_total_bytes,
         facts_version=message.facts_version,
+        data_port=_port(message.data_port),
     )
+
+
+def _port(value: int) -> int:
+    """Raises PeerProtocolError."""
+    if value > PORT_MAX:
+        raise PeerProtocolError(f"a port {value}")
+    return value
 
 
 def gpu_to_wire(gpu: Gpu) -> wire.Gpu:

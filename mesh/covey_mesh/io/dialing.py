@@ -21,11 +21,12 @@ from covey_mesh.core.ports import LinkEvents, LinkLoss
 from covey_mesh.io import channel_options
 from covey_mesh.io.certificates import dns_name
 from covey_mesh.io.codec_values import PeerProtocolError
+from covey_mesh.io.data_dialing import DataDialer
 from covey_mesh.io.hello import HELLO_TIMEOUT_S, hello_bytes, read_hello
 from covey_mesh.io.identity import Identity
 from covey_mesh.io.link import GrpcLink
 from covey_mesh.io.link_errors import loss_of_connect, loss_of_status
-from covey_mesh.io.tls_probe import NotALinkError, probe
+from covey_mesh.io.tls_probe import Listener, NotALinkError, probe
 
 METHOD = "/covey.v1.Link/Exchange"
 DETAIL_CHARS_MAX = 200
@@ -43,18 +44,27 @@ class DialError(Exception):
 
 
 class DialedLink:
-    """A link with the channel that it alone uses."""
+    """A link with the gRPC channel that it alone uses, and what sees to its data channel."""
 
-    def __init__(self, link: GrpcLink, channel: grpc.aio.Channel) -> None:
+    def __init__(self, link: GrpcLink, channel: grpc.aio.Channel, host: str, data: DataDialer) -> None:
         self.link = link
         self._channel = channel
+        self._host = host
+        self._data = data
 
     async def run(self) -> None:
-        """Until the link has ended and its connection is closed."""
+        """Until the link has ended and its connections are closed."""
+        moving = asyncio.ensure_future(self._data.keep(self.link, self._host))
         try:
             await self.link.run()
         finally:
+            moving.cancel()
+            (bug,) = await asyncio.gather(moving, return_exceptions=True)
+            if self.link.data_at_fault:
+                self._data.ended(self.link)
             await self._channel.close()
+            if isinstance(bug, Exception):
+                raise bug
 
 
 class Dialer:
@@ -68,6 +78,7 @@ class Dialer:
         facts: Callable[[], NodeFacts],
         handler: Callable[[], OpenRequest | None],
         revoked: Callable[[NodeId], bool],
+        data: DataDialer,
     ) -> None:
         self._identity = identity
         self._context = context
@@ -75,17 +86,18 @@ class Dialer:
         self._facts = facts
         self._handler = handler
         self._revoked = revoked
+        self._data = data
 
     async def connect(self, address: str, expected: NodeId | None) -> DialedLink | None:
         """A link that is ready to run; None after `dial_failed` was reported."""
         channel = None
         try:
-            peer, target = await self._find(address, expected)
-            channel = self._channel(peer, target)
+            found = await self._find(address, expected)
+            channel = self._channel(found.node_id, found.grpc_target)
             call: Any = channel.stream_stream(METHOD)()
-            link, channel_made = await self._greet(call, peer, address), channel
+            link, channel_made = await self._greet(call, found.node_id, address), channel
             channel = None
-            return DialedLink(link, channel_made)
+            return DialedLink(link, channel_made, found.host, self._data)
         except DialError as error:
             self._events().dial_failed(address, error.loss, error.detail)
             return None
@@ -93,7 +105,7 @@ class Dialer:
             if channel is not None:
                 await channel.close()
 
-    async def _find(self, address: str, expected: NodeId | None) -> tuple[NodeId, str]:
+    async def _find(self, address: str, expected: NodeId | None) -> Listener:
         """Raises DialError."""
         try:
             found = await probe(address, self._identity, self._context, time.time())
@@ -108,7 +120,7 @@ class Dialer:
             raise DialError(objection.loss, objection.detail)
         if expected is not None and found.node_id != expected:
             raise DialError(LinkLoss.UNTRUSTED, f"it is {short(found.node_id)}, not {short(expected)}")
-        return found.node_id, found.grpc_target
+        return found
 
     def _channel(self, peer: NodeId, target: str) -> grpc.aio.Channel:
         """TLS itself fails unless the certificate there was given to the key behind `peer`."""
@@ -130,8 +142,9 @@ class Dialer:
         if objection is not None:
             raise DialError(objection.loss, objection.detail)
         return GrpcLink(
-            call, peer, greeting.facts, True, address, self._events(), self._handler, half_close=call.done_writing
-        )
+            call, peer, greeting.facts, True, address, self._events(), self._handler, call.done_writing,
+            greeting.data_ticket,
+        )  # fmt: skip
 
     async def _first_answer(self, call: Any) -> bytes:
         """Raises DialError."""

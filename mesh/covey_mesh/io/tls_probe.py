@@ -28,6 +28,10 @@ HANDSHAKE_TIMEOUT_S = 1.8
 """For TLS: the other side's process must have its turn on a busy machine."""
 
 
+LINK_PROTOCOL = "h2"
+"""TLS's name for what a link port speaks."""
+
+
 class NotALinkError(Exception):
     """TLS succeeded, but what listens there is no covey link; the message says why."""
 
@@ -38,17 +42,31 @@ class Listener:
 
     node_id: NodeId
     grpc_target: str
+    host: str
+    """The address alone, with the interface where it needs one."""
 
 
-def client_context(identity: Identity) -> ssl.SSLContext:
+def client_context(identity: Identity, protocol: str = LINK_PROTOCOL) -> ssl.SSLContext:
     """Trusts the pool's authority and nothing else; names are compared by the caller, from keys."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
+    return _mutual(context, identity, protocol)
+
+
+def server_context(identity: Identity, protocol: str) -> ssl.SSLContext:
+    """Demands a certificate of the pool; whose it is, is the caller's to compare. No sessions are resumed: every
+    connection proves its key."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.num_tickets = 0
+    return _mutual(context, identity, protocol)
+
+
+def _mutual(context: ssl.SSLContext, identity: Identity, protocol: str) -> ssl.SSLContext:
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(cadata=identity.ca_certificate_pem.decode())
     context.load_cert_chain(identity.state_dir / "node.crt", identity.state_dir / "node.key")
-    context.set_alpn_protocols(["h2"])
+    context.set_alpn_protocols([protocol])
     return context
 
 
@@ -75,14 +93,15 @@ async def probe(address: str, identity: Identity, context: ssl.SSLContext, now_u
             # TLS 1.3: whether the other side took this machine's certificate shows only in its first bytes.
             if not await reader.read(1):
                 raise NotALinkError("it closed the connection; it may have refused this machine's certificate")
-        return Listener(node_id, _grpc_target(writer.get_extra_info("peername")))
+        peername = writer.get_extra_info("peername")
+        return Listener(node_id, _grpc_target(peername), _host(peername))
     finally:
         writer.transport.abort()
 
 
-def checked_peer(tls: ssl.SSLObject, identity: Identity, now_unix_s: float) -> NodeId:
-    """Raises NotALinkError."""
-    if tls.selected_alpn_protocol() != "h2":
+def checked_peer(tls: ssl.SSLObject, identity: Identity, now_unix_s: float, protocol: str = LINK_PROTOCOL) -> NodeId:
+    """Whose certificate TLS accepted. Raises NotALinkError."""
+    if tls.selected_alpn_protocol() != protocol:
         raise NotALinkError("what listens there is no covey link")
     try:
         certificate = x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"")
@@ -91,9 +110,15 @@ def checked_peer(tls: ssl.SSLObject, identity: Identity, now_unix_s: float) -> N
         raise NotALinkError(f"its certificate is not that of a machine: {error}") from error
 
 
-def _grpc_target(peername: tuple[str, int] | tuple[str, int, int, int]) -> str:
-    host, port = peername[0], peername[1]
-    if ":" not in host:
-        return f"ipv4:{host}:{port}"
+_PeerName = tuple[str, int] | tuple[str, int, int, int]
+
+
+def _grpc_target(peername: _PeerName) -> str:
+    host, port = _host(peername), peername[1]
+    return f"ipv4:{host}:{port}" if ":" not in host else "ipv6:" + quote(f"[{host}]:{port}", safe=":")
+
+
+def _host(peername: _PeerName) -> str:
+    host = peername[0]
     scope = f"%{peername[3]}" if len(peername) == 4 and peername[3] and "%" not in host else ""
-    return "ipv6:" + quote(f"[{host}{scope}]:{port}", safe=":")
+    return host + scope

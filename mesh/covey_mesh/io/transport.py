@@ -16,6 +16,8 @@ from covey_mesh.core.facts import NodeFacts
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.ports import LinkEvents, LinkLoss
 from covey_mesh.io.accepting import Acceptor, ListenError
+from covey_mesh.io.data_accepting import DataAcceptor
+from covey_mesh.io.data_dialing import DataDialer
 from covey_mesh.io.dialing import Dialer
 from covey_mesh.io.identity import Identity
 from covey_mesh.io.link import GrpcLink
@@ -35,7 +37,8 @@ _log = logging.getLogger(__name__)
 class GrpcTransport:
     """See covey_mesh.core.ports.Transport. `start` opens the port; `close` ends every link with a goodbye.
 
-    `listen` is HOST:PORT (port 0: any; then say it in the facts with `set_facts`). `revoked` is asked at every connect
+    `listen` is HOST:PORT (port 0: any; then say it in the facts with `set_facts`), `data_port` that of data channels on
+    the same host (0: any, None: no data channels, everything goes over gRPC). `revoked` is asked at every connect
     and by `close_revoked`. `events` may be given later with `report_to`, before `start`.
     """
 
@@ -46,6 +49,7 @@ class GrpcTransport:
         listen: str,
         facts: NodeFacts,
         revoked: Callable[[NodeId], bool] = lambda _: False,
+        data_port: int | None = None,
     ) -> None:
         self._identity = identity
         self._events = events
@@ -57,6 +61,9 @@ class GrpcTransport:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._connecting: set[asyncio.Task[None]] = set()
         self._dial_turns = asyncio.Semaphore(DIALS_AT_ONCE_MAX)
+        self._wanted_data_port = data_port
+        self._data_dialer = DataDialer(identity)
+        self._data_acceptor = DataAcceptor(lambda: self._identity, revoked, self.links)
         self._dialer = self._make_dialer()
         self._acceptor = Acceptor(
             lambda: self._identity,
@@ -66,6 +73,7 @@ class GrpcTransport:
             revoked,
             self._accepted,
             self.links,
+            self._data_acceptor.new_ticket,
         )
         self._port = 0
         self._closing = False
@@ -74,6 +82,11 @@ class GrpcTransport:
     def port(self) -> int:
         """Where this transport listens, once started."""
         return self._port
+
+    @property
+    def data_port(self) -> int:
+        """Where data channels are taken, once started; 0: nowhere. Say it in the facts with `set_facts`."""
+        return self._data_acceptor.port
 
     def links(self) -> list[GrpcLink]:
         """Every link that is up."""
@@ -86,6 +99,13 @@ class GrpcTransport:
     async def start(self) -> None:
         """Raises ListenError."""
         self._port = await self._acceptor.start(self._listen)
+        if self._wanted_data_port is None:
+            return
+        host = self._listen.rpartition(":")[0].strip("[]")
+        try:
+            self._data_acceptor.start(host, self._wanted_data_port)
+        except OSError as error:
+            _log.warning("no data port; answers travel over gRPC", extra={"host": host, "reason": str(error)})
 
     async def close(self) -> None:
         """End every link and dial, then the port."""
@@ -99,6 +119,7 @@ class GrpcTransport:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+        await self._data_acceptor.stop()
         await self._acceptor.stop()
 
     def dial(self, address: str, expected: NodeId | None) -> None:
@@ -133,12 +154,15 @@ class GrpcTransport:
         """A renewed certificate of the same machine: used from the next handshake on, open links stay."""
         self._identity = identity
         self._dialer = self._make_dialer()
+        self._data_dialer.renew(identity)
+        self._data_acceptor.renew()
 
     def _make_dialer(self) -> Dialer:
         own = self._identity
         return Dialer(
-            own, client_context(own), self._events_now, lambda: self._facts, lambda: self._handler, self._revoked
-        )
+            own, client_context(own), self._events_now, lambda: self._facts, lambda: self._handler, self._revoked,
+            self._data_dialer,
+        )  # fmt: skip
 
     def _events_now(self) -> LinkEvents:
         assert self._events is not None, "report_to comes before start"
@@ -164,6 +188,7 @@ class GrpcTransport:
     def _accepted(self, link: GrpcLink) -> asyncio.Task[LinkLoss]:
         task = asyncio.get_running_loop().create_task(link.run())
         self._links.add(link)
+        self._data_acceptor.link_up()
         self._tasks.add(task)
 
         def done(finished: asyncio.Task[LinkLoss]) -> None:

@@ -176,7 +176,7 @@ class ModelSpeeds(_message.Message):
     def __init__(self, prefill: _Optional[_Iterable[_Union[ModelSpeeds.Prefill, _Mapping]]] = ..., decode: _Optional[_Iterable[_Union[ModelSpeeds.Decode, _Mapping]]] = ..., batch_slowdown: _Optional[float] = ..., load_s: _Optional[float] = ..., source: _Optional[str] = ..., confidence: _Optional[float] = ..., observations: _Optional[int] = ..., spread: _Optional[float] = ..., measured_unix_s: _Optional[float] = ..., prefill_factor: _Optional[float] = ..., decode_factor: _Optional[float] = ...) -> None: ...
 
 class NodeFacts(_message.Message):
-    __slots__ = ("node_id", "name", "version", "protocol", "incarnation", "link_addresses", "gateway_addresses", "cpu_name", "cpu_count", "memory_total_bytes", "facts_version")
+    __slots__ = ("node_id", "name", "version", "protocol", "incarnation", "link_addresses", "gateway_addresses", "cpu_name", "cpu_count", "memory_total_bytes", "facts_version", "data_port")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -188,6 +188,7 @@ class NodeFacts(_message.Message):
     CPU_COUNT_FIELD_NUMBER: _ClassVar[int]
     MEMORY_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     FACTS_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DATA_PORT_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     name: str
     version: str
@@ -199,7 +200,8 @@ class NodeFacts(_message.Message):
     cpu_count: int
     memory_total_bytes: int
     facts_version: int
-    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., protocol: _Optional[int] = ..., incarnation: _Optional[int] = ..., link_addresses: _Optional[_Iterable[str]] = ..., gateway_addresses: _Optional[_Iterable[str]] = ..., cpu_name: _Optional[str] = ..., cpu_count: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., facts_version: _Optional[int] = ...) -> None: ...
+    data_port: int
+    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., protocol: _Optional[int] = ..., incarnation: _Optional[int] = ..., link_addresses: _Optional[_Iterable[str]] = ..., gateway_addresses: _Optional[_Iterable[str]] = ..., cpu_name: _Optional[str] = ..., cpu_count: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., facts_version: _Optional[int] = ..., data_port: _Optional[int] = ...) -> None: ...
 
 class NodeLoad(_message.Message):
     __slots__ = ("node_id", "incarnation", "sequence", "gpus", "models", "draining", "memory_free_bytes")
