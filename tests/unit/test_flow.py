@@ -17,6 +17,13 @@ def test_take(credit: int, wanted: int, allowed: int) -> None:
     assert window.credit_bytes == credit - allowed
 
 
+@pytest.mark.parametrize(("wanted", "taken"), [(9, True), (10, True), (11, False)])
+def test_take_all_or_nothing(wanted: int, taken: bool) -> None:
+    window = SendWindow(10)
+    assert window.take_all(wanted) is taken
+    assert window.credit_bytes == 10 - wanted * taken
+
+
 def test_credit_never_exceeds_a_window() -> None:
     window = SendWindow(STREAM_WINDOW_BYTES)
     window.grant(2**32 - 1)
@@ -31,6 +38,7 @@ def test_grants(received: int, paused: bool, granted: int) -> None:
     window = ReceiveWindow(100, paused, 100)
     assert window.receive(received)
     assert window.to_grant() == granted
+    assert window.to_grant() == 0, "nothing twice"
 
 
 def test_more_than_granted_is_noticed() -> None:

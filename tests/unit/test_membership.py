@@ -20,6 +20,7 @@ from covey_mesh.core.events import (
     LinkUp,
     MembershipReceived,
     OwnFactsChanged,
+    PeerFresh,
     PeerGone,
     PeerLinked,
     PeerUnlinked,
@@ -32,7 +33,9 @@ from covey_mesh.core.membership import Membership
 from covey_mesh.core.messages import FactsReport, Heartbeat, LoadReport, PeerList, ViewReport
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.ports import LinkLoss
+from covey_mesh.core.reports import PEER_LIST_MAX, VIEW_CHUNK
 from covey_mesh.core.timing import LAN, idle_heartbeat_s
+from covey_mesh.core.view import OWN_FAILURE_COUNTS_S
 
 A, B, C, D = (NodeId(letter * 32) for letter in "abcd")
 HOST = {NodeId(letter * 32): f"10.0.0.{number}:7420" for number, letter in enumerate("abcde", 1)}
@@ -213,6 +216,88 @@ def test_of_a_simultaneous_dial_one_link_stays_and_the_other_lingers() -> None:
     assert CloseLink(accepted, LinkLoss.REPLACED) in machine.later(LAN.replaced_linger_s)
 
 
+def test_a_later_dial_of_the_same_process_replaces_and_the_earlier_link_lingers() -> None:
+    machine = Machine()
+    first, _ = machine.link(C, dialed=True)
+    second, effects = machine.link(C, dialed=True)
+    assert machine.membership.link_to(C) == second
+    assert not [e for e in effects if isinstance(e, CloseLink | MemberLost)]
+    assert CloseLink(first, LinkLoss.REPLACED) in machine.later(LAN.replaced_linger_s)
+
+
+def test_the_load_of_a_process_that_ended_is_forgotten() -> None:
+    machine = Machine()
+    machine.link(C)
+    machine.hears(C, LoadReport(NodeLoad(C, 1, 5)))
+    machine.link(C, incarnation=2)
+    assert machine.membership.view(machine.now_s).members[C].load == NodeLoad(C, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("up_s", "loss", "pause_s"),
+    [
+        (10.0, LinkLoss.RESET, 0.0),
+        (0.1, LinkLoss.RESET, LAN.dial_backoff_s),
+        (10.0, LinkLoss.REPLACED, LAN.dial_backoff_max_s),
+    ],
+)
+def test_when_a_lost_link_is_dialed_again(up_s: float, loss: LinkLoss, pause_s: float) -> None:
+    """At once; but links that die young would make a storm, and of a link replaced the other side has a better one."""
+    machine = Machine()
+    number, _ = machine.link(C)
+    machine.now_s += up_s
+    tried = dials(machine.does(LinkDown(number, loss)))
+    if pause_s:
+        assert tried + dials(machine.later(pause_s - 0.01)) == []
+        tried = dials(machine.later(0.02))
+    assert tried == [HOST[C]]
+
+
+@pytest.mark.parametrize("loss", list(LinkLoss))
+def test_which_losses_prove_that_the_process_has_ended(loss: LinkLoss) -> None:
+    machine = Machine()
+    number, _ = machine.link(C)
+    gone = PeerGone(C) in told(machine.does(LinkDown(number, loss)))
+    assert gone is (loss in (LinkLoss.REFUSED, LinkLoss.RESTARTED))
+
+
+def test_the_election_is_told_when_a_link_stops_carrying_both_ways_and_when_it_does_again() -> None:
+    machine = Machine()
+    machine.link(C)
+    (question,) = sent(machine.later(idle_heartbeat_s(2)), Heartbeat, C)
+    assert PeerFresh(C, False) in told(machine.later(LAN.fresh_window_s))
+    assert told(machine.hears(C, Heartbeat(echo=question.token))) == [PeerFresh(C, True)]
+
+
+def test_a_dial_that_the_transport_never_ended_is_written_off() -> None:
+    machine = Machine()
+    assert dials(machine.does(Hinted((HOST[C],), C))) == [HOST[C]]
+    assert dials(machine.later(LAN.dial_deadline_s - 0.01)) == []
+    assert dials(machine.later(1.0)) == [HOST[C]]
+
+
+def test_no_address_is_dialed_twice_at_a_time() -> None:
+    machine = Machine()
+    effects = machine.does(Hinted((HOST[A],), A)) + machine.does(Hinted((HOST[A],), NodeId("0" * 32)))
+    assert dials(effects + machine.later(1.0)) == [HOST[A]]
+
+
+def test_an_address_whose_machine_is_linked_is_left_alone() -> None:
+    machine = Machine()
+    machine.does(Hinted((HOST[C],), None, pinned=True))
+    machine.link(C)
+    assert dials(linger(machine, 0, 20, 0)) == []
+
+
+def test_a_stranger_at_a_proven_address_does_not_make_it_forgotten() -> None:
+    machine = Machine()
+    number, _ = machine.link(C)
+    machine.now_s += 10.0
+    machine.does(LinkDown(number, LinkLoss.RESET))
+    machine.does(DialFailed(HOST[C], LinkLoss.UNTRUSTED))
+    assert machine.membership.remembered() == [(C, (HOST[C],))]
+
+
 def test_a_silent_link_is_closed_and_an_answer_prevents_it() -> None:
     machine = Machine()
     number, _ = machine.link(C)
@@ -346,6 +431,42 @@ def test_what_we_cannot_dial_is_unreachable_whatever_the_leader_says() -> None:
     machine.does(LinkDown(number, LinkLoss.RESET))
     machine.hears(A, ViewReport(Ballot(1, A), 1, (member(C),)))
     assert C not in machine.reachable()
+    machine.now_s += OWN_FAILURE_COUNTS_S
+    machine.hears(A, ViewReport(Ballot(1, A), 2, (member(C),)))
+    assert C not in machine.reachable()
+    machine.now_s += 1.0
+    machine.hears(A, ViewReport(Ballot(1, A), 3, (member(C),)))
+    assert C in machine.reachable(), "that was long ago"
+
+
+def test_the_leader_does_not_speak_for_who_has_a_link_to_us() -> None:
+    machine = Machine()
+    machine.link(A)
+    machine.link(C)
+    machine.follow(A)
+    forged = Member(replace(facts(C), name="forged", facts_version=9), NodeLoad(C, 1, 1), True)
+    machine.hears(A, ViewReport(Ballot(1, A), 1, (forged,)))
+    assert machine.membership.view(machine.now_s).members[C].facts.name == "c"
+
+
+def test_the_leader_tells_of_a_restart_that_we_did_not_see() -> None:
+    machine = Machine()
+    machine.link(A)
+    machine.follow(A)
+    for incarnation in (1, 2):
+        word = Member(facts(D, incarnation), NodeLoad(D, incarnation, 1), True)
+        machine.hears(A, ViewReport(Ballot(1, A), incarnation, (word,)))
+        assert machine.membership.view(machine.now_s).members[D].facts.incarnation == incarnation
+
+
+def test_how_long_a_lost_machine_has_been_silent_counts_from_its_last_byte() -> None:
+    machine = Machine()
+    number, _ = machine.link(C)
+    machine.later(0.5)
+    machine.membership.heard(number, machine.now_s)
+    machine.later(0.25)
+    machine.does(LinkDown(number, LinkLoss.RESET))
+    assert machine.membership.view(machine.now_s).members[C].silent_for_s == 0.25
 
 
 def test_a_leader_tells_everybody_what_changed_and_newcomers_everything() -> None:
@@ -359,6 +480,8 @@ def test_a_leader_tells_everybody_what_changed_and_newcomers_everything() -> Non
     effects = machine.hears(C, LoadReport(NodeLoad(C, 1, 3))) + machine.later(LAN.report_s)
     assert [m.node_id for report in sent(effects, ViewReport, A) for m in report.members] == [C]
     assert sent(effects, ViewReport, C) == [], "nothing about itself"
+    effects = machine.hears(A, LoadReport(NodeLoad(A, 1, 3))) + machine.later(LAN.report_s)
+    assert [m.node_id for report in sent(effects, ViewReport) for m in report.members] == [A], "once"
 
 
 def test_a_machine_that_has_just_granted_us_is_told_everything() -> None:
@@ -420,6 +543,7 @@ def test_a_new_leader_is_told_the_load_at_once_though_others_have_heard_it() -> 
     assert len(sent(machine.later(LAN.report_s), LoadReport)) == 2, "without a leader everybody is told"
     effects = machine.follow(A, counter=2) + machine.later(0.001)
     (again,) = sent(effects, LoadReport)
+    assert sent(machine.hears(C, Heartbeat(token=1)), LoadReport) == [], "who has heard it is not told again"
     assert again.load.newer_than(NodeLoad(B, 1, 1))
     effects = machine.does(Published(NodeLoad(B, 1, 2, draining=True))) + machine.later(LAN.report_s)
     (changed,) = sent(effects, LoadReport)
@@ -453,6 +577,26 @@ def test_peer_lists_go_round() -> None:
     machine.link(A)
     machine.link(C)
     assert len(sent(linger(machine, 0, round(3 * LAN.gossip_s) + 1, 0), PeerList)) == 3
+
+
+def test_facts_bring_new_addresses() -> None:
+    machine = Machine()
+    machine.link(C)
+    machine.hears(C, FactsReport(replace(facts(C), link_addresses=("10.7.7.7:1",), facts_version=1)))
+    assert machine.membership.remembered() == [(C, (HOST[C], "10.7.7.7:1"))]
+
+
+@pytest.mark.parametrize("leads", [False, True])
+def test_no_message_brings_more_machines_than_it_may_hold(leads: bool) -> None:
+    machine = Machine()
+    machine.link(A)
+    machine.follow(A)
+    crowd = [NodeFacts(NodeId(f"{n:032x}"), "x", "0", 1, 1, (f"10.9.0.1:{n + 1}",)) for n in range(500)]
+    if leads:
+        machine.hears(A, ViewReport(Ballot(1, A), 1, tuple(Member(f, NodeLoad(f.node_id, 1, 1), True) for f in crowd)))
+    else:
+        machine.hears(A, PeerList(tuple(crowd)))
+    assert len(machine.membership.peers) == 1 + (VIEW_CHUNK if leads else PEER_LIST_MAX)
 
 
 def test_peer_lists_are_hints() -> None:

@@ -52,7 +52,7 @@ def test_an_echo_of_nothing_asked_proves_nothing(echo: int) -> None:
 def test_other_bytes_keep_a_link_from_being_silent_until_it_is_plainly_deaf() -> None:
     link = LinkLiveness(0.0, LAN)
     link.ask(1.0)
-    for tick in range(1, 60):
+    for tick in range(1, 70):
         now_s = 1.0 + tick * 0.1
         link.heard_at_s = now_s
         assert (link.check(now_s, 1.0) is Finding.SILENT) is (now_s >= 1.0 + LAN.deaf_deadline_s)
@@ -64,6 +64,17 @@ def test_a_stall_of_our_own_is_forgiven() -> None:
     link.forgive(60.0)
     assert link.check(60.1, 1.0) is Finding.FINE
     assert link.fresh(60.1)
+    unasked = LinkLiveness(0.0, LAN)
+    unasked.forgive(60.0)
+    assert unasked.check(60.1, 1.0) is Finding.FINE
+
+
+def test_a_check_is_due_when_a_link_stops_being_fresh() -> None:
+    link = LinkLiveness(0.0, LAN)
+    link.ask(1.0)
+    link.ask(1.3)
+    assert link.due_s(1.3, 1.0) == 1.0 + LAN.fresh_window_s
+    assert link.due_s(1.5, 1.0) == 1.3 + LAN.link_heartbeat_s
 
 
 @pytest.mark.parametrize(
@@ -102,6 +113,9 @@ def test_addresses_are_bounded_and_proven_ones_survive_a_flood_of_hints() -> Non
     target.learn([f"10.9.9.{n}:1" for n in range(99)])
     assert len(target.addresses) == ADDRESSES_MAX
     assert next(iter(target.addresses)) == "10.0.0.1:1"
+    target.learn(["10.0.0.2:1"], PROVEN)
+    assert list(target.addresses)[:2] == ["10.0.0.1:1", "10.0.0.2:1"]
+    assert len(target.addresses) == ADDRESSES_MAX
 
 
 def test_a_failed_dial_moves_on_to_the_next_address_and_backs_off() -> None:
@@ -115,8 +129,31 @@ def test_a_failed_dial_moves_on_to_the_next_address_and_backs_off() -> None:
         assert target.next_dial_s > now_s
         now_s = target.next_dial_s
     assert tried == ["a:1", "b:1", "a:1", "b:1"]
+    assert target.failures == 3, "the backoff grows once a round"
     target.prefer("b:1")
     assert target.start(now_s) == "b:1"
+
+
+@pytest.mark.parametrize(("addresses", "rare"), [(["a:1"], True), (["a:1", "b:1"], False)])
+def test_a_stranger_at_the_only_address_makes_dials_rare(addresses: list[str], rare: bool) -> None:
+    target = Target()
+    target.learn(addresses)
+    for _ in range(40):
+        target.start(0.0)
+        target.failed(0.0, LinkLoss.UNTRUSTED, 1.0, 0.0, LAN)
+    assert target.next_dial_s == (LAN.dial_backoff_gone_s if rare else 1.0)
+
+
+def test_new_interest_makes_the_next_dial_due_but_not_faster_than_ten_a_second() -> None:
+    target = Target()
+    target.learn(["a:1"])
+    for _ in range(9):
+        target.start(100.0)
+        target.failed(100.0, LinkLoss.SILENT, 30.0, 0.0, LAN)
+    target.renew(100.05)
+    assert (target.next_dial_s, target.failures) == (100.1, 1)
+    target.renew(105.0)
+    assert target.next_dial_s == 100.1, "it was due already"
 
 
 @pytest.mark.parametrize(
@@ -136,8 +173,10 @@ def test_timers_hand_out_each_key_once_and_keep_the_earliest() -> None:
     timers.at("never", float("inf"))
     assert timers.next_s == 3.0
     assert timers.take(2.9) == []
-    assert timers.take(10.0) == ["a", "b"]
-    assert timers.next_s == float("inf")
+    assert timers.take(3.0) == ["a"]
+    assert timers.next_s == 4.0
+    assert timers.take(4.0) == ["b"]
+    assert timers.next_s == float("inf"), "what was planned later than needed wakes nobody"
 
 
 def link(dialed: bool, up_at_s: float = 0.0, incarnation: int = 1) -> LinkState:
@@ -223,3 +262,11 @@ def test_large_pools_link_to_the_leader_the_deputies_and_what_is_in_use() -> Non
     used.in_use = True
     wanted = {record.node_id for record in table if census.wants_link(record, leader, 99)}
     assert wanted == census.deputies | {leader, number(800)}
+
+
+def test_a_newcomer_to_a_large_pool_takes_the_first_links_that_it_can_get() -> None:
+    census, table = census_of(1000)
+    other = table.get(number(700))
+    assert other is not None
+    assert census.wants_link(other, None, DEPUTIES - 1)
+    assert not census.wants_link(other, None, DEPUTIES)

@@ -94,7 +94,7 @@ class Links:
         """Only the loss of the link that counts matters."""
         me = self._me
         record = me.peers.get(me.links.get(event.link, me.self_id))
-        if record is not None and record.link is not None and record.link.number == event.link:
+        if record is not None and record.link is not None:
             self._lose(now_s, record, event.loss)
 
     def _lose(self, now_s: float, record: PeerRecord, loss: LinkLoss) -> None:
