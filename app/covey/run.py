@@ -42,7 +42,6 @@ def run_agent(configuration: Configuration, as_json: bool) -> ExitCode:
     # Before anything is made: a mistyped directory must not leave a new pool behind.
     model_specs(configuration)
     logs.set_up(configuration.log_level, configuration.log_format)
-    configuration.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     raise_file_limit()
     with only_agent(configuration.state_dir), runtime_folder.held(configuration.runtime_dir):
         return uvloop.run(_Run(configuration, StartScreen(as_json)).main())

@@ -67,9 +67,23 @@ def _locked(state_dir: Path) -> bool:
 
 
 @contextlib.contextmanager
+def writing(state_dir: Path) -> Iterator[None]:
+    """An agent that cannot write there cannot promise a ballot either. Raises UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {state_dir}: {error.strerror}",
+            "make room on its disk, mend its permissions, or name another with --state-dir",
+        ) from error
+
+
+@contextlib.contextmanager
 def only_agent(state_dir: Path) -> Iterator[None]:
     """Held while the agent runs; the kernel gives it back however the process ends. Raises UserError."""
-    descriptor = os.open(state_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with writing(state_dir):
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(state_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -87,7 +101,7 @@ def only_agent(state_dir: Path) -> Iterator[None]:
 
 
 def leave_note(state_dir: Path, socket: Path, http: str, grpc: str, link: str) -> None:
-    """Say where this agent can be reached; replaced as a whole, so that a reader never sees half."""
+    """Say where this agent can be reached; replaced as a whole, so that a reader never sees half. Raises UserError."""
     content = {
         "pid": os.getpid(),
         "socket": str(socket),
@@ -97,5 +111,6 @@ def leave_note(state_dir: Path, socket: Path, http: str, grpc: str, link: str) -
         "started_unix_s": time.time(),
     }
     temporary = state_dir / f".{RUNNING_FILE}.new"
-    temporary.write_text(json.dumps(content))
-    temporary.replace(state_dir / RUNNING_FILE)
+    with writing(state_dir):
+        temporary.write_text(json.dumps(content))
+        temporary.replace(state_dir / RUNNING_FILE)

@@ -6,6 +6,7 @@ A small HTTP server on a Unix socket stands in for the agent.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import http.server
 import json
@@ -18,13 +19,15 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 
-from covey.cli import cli
-from covey.running import LOCK_NAME, leave_note, running_agent
+from covey.cli.group import cli
+from covey.errors import UserError
+from covey.running import LOCK_NAME, leave_note, only_agent, running_agent
 from covey_mesh.io.identity import load
 from covey_mesh.io.invitations import Invitations
 
@@ -224,7 +227,7 @@ def test_help_is_light() -> None:
     """Help and errors must not wait for gRPC, cryptography or rich."""
     heavy = ("grpc", "cryptography", "rich", "zeroconf", "uvloop", "google.protobuf", "prometheus_client")
     program = (
-        "import sys; from covey.cli import cli\n"
+        "import sys; from covey.cli.group import cli\n"
         "try: cli(['--help'])\nexcept SystemExit: pass\n"
         f"sys.exit(','.join(m for m in {heavy!r} if m in sys.modules) or 0)"
     )
@@ -251,6 +254,20 @@ def test_a_note_left_by_a_killed_agent_is_not_believed(state_dir: Path) -> None:
     leave_note(state_dir, state_dir / "agent.sock", "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3")
     (state_dir / LOCK_NAME).touch()
     assert running_agent(state_dir) is None
+
+
+def test_a_state_directory_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write to") as caught, only_agent(tmp_path / "file" / "state"):
+        pass
+    assert "--state-dir" in caught.value.next_step
+
+
+def test_a_full_disk_is_no_traceback(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(Path, "write_text", Mock(side_effect=full))
+    with pytest.raises(UserError, match="No space left"):
+        leave_note(state_dir, state_dir / "agent.sock", "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3")
 
 
 @pytest.mark.usefixtures("agent")
@@ -365,7 +382,7 @@ def test_config_shows_sources_and_hides_keys(state_dir: Path) -> None:
 
 
 def test_version_names_the_engine(state_dir: Path) -> None:
-    assert set(json.loads(run(state_dir, "version", "--json").stdout)) == {"covey", "python", "engine"}
+    assert set(json.loads(run(state_dir, "version", "--json").stdout)) == {"covey", "python", "compiled", "engine"}
 
 
 def test_an_endpoint_that_is_no_address_is_a_usage_error(state_dir: Path) -> None:
