@@ -343,6 +343,29 @@ def test_a_second_interrupt_ends_all_at_once(ended: AgentProcess) -> None:
     stream.close()
 
 
+def test_a_leaders_death_fails_no_request_of_any_process() -> None:
+    """Asks, the wait for a new leader and attempts on other machines, through processes that only hear of it all."""
+    made = AgentPool(("anna", "ben"), ("--gateway-processes", "2"))
+    try:
+        made.start()
+        leader = made.leader()
+        (entry,) = (agent for agent in made.agents.values() if agent is not leader)
+        for _ in range(3):
+            assert CLIENT.post(url(entry, CHAT), json=chat(f"only-{leader.name}")).status_code == 200
+        with concurrent.futures.ThreadPoolExecutor(8) as threads:
+            asked = [threads.submit(CLIENT.post, url(entry, CHAT), json=chat(tokens=6)) for _ in range(60)]
+            leader.kill()
+            answers = [each.result() for each in asked]
+        assert {answer.status_code for answer in answers} == {200}
+        assert {process_of(answer.headers["x-request-id"]) for answer in answers} >= {1}
+        made.wait_whole([entry.name])
+        answer = taken_by(entry, 1, chat())
+        found = call_covey(entry.state_dir, "explain", answer.headers["x-request-id"])
+        assert found["decisions"][-1]["decided_by"] == "leader"
+    finally:
+        made.close()
+
+
 def test_keys_hold_in_every_process_and_stand_on_no_command_line() -> None:
     key = "a key that nobody guesses 123456"
     made = AgentPool(("anna",), ("--gateway-processes", "2", "--key-on-loopback"))
