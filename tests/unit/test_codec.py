@@ -186,6 +186,7 @@ EVERY_MESSAGE: dict[type, st.SearchStrategy[typing.Any]] = {
         deadline_s=milliseconds_s,
         waited_s=milliseconds_s,
         user_ahead_tokens=u64,
+        running_on=st.none() | node_ids,
     ),
     asking.Answer: st.builds(
         Answer,
@@ -321,6 +322,7 @@ BALLOT_WITHOUT_MACHINE = types_pb2.Ballot(counter=3)
         Item(peers=link_pb2.PeerList(peers=[_facts()] * 4097)),
         Item(ask=link_pb2.Ask(prefix_hashes=range(8193))),
         Item(ask=link_pb2.Ask(excluded={"nobody": "x"})),
+        Item(ask=link_pb2.Ask(running_on="nobody")),
         Item(attempt=link_pb2.AttemptReport(node_id="nobody")),
         Item(query=link_pb2.Query(payload=bytes(codec.QUERY_PAYLOAD_BYTES_MAX + 1))),
         Item(query_reply=link_pb2.QueryReply(payload=bytes(codec.QUERY_PAYLOAD_BYTES_MAX + 1))),

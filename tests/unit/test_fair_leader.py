@@ -12,6 +12,7 @@ from tests.support.scheduling import GATEWAY, MODEL, Leader, ask, member, model_
 from covey_mesh.core.asking import Ask, AttemptReport, Outcome
 from covey_mesh.core.ballot import Ballot
 from covey_mesh.core.facts import Member
+from covey_mesh.core.marks import mark_of
 from covey_scheduler.core import events
 from covey_scheduler.core.charges import Charge, true_charge
 from covey_scheduler.core.fairness import AHEAD_TOKENS_MAX, VirtualCounters
@@ -258,6 +259,60 @@ def test_what_is_told_is_believed_within_a_bound_and_only_of_strangers() -> None
     assert counters.of("known") == AHEAD_TOKENS_MAX + 5.0
     counters.join("negative", ["liar"], ahead=-1e6)
     assert counters.of("negative") == AHEAD_TOKENS_MAX
+
+
+def running(name: str, user: str = "heavy", on: int = 1, **fields: Any) -> Ask:
+    """What a gateway tells a new leader of an attempt that runs."""
+    return ask(name, user=user, running_on=node(on), **fields)
+
+
+def test_places_held_are_known_to_a_new_leader() -> None:
+    """Of 16 places 14 are one user's, told by the gateways: to the new leader they are no strangers'."""
+    leader = Leader([machine(running_limit=16, running_requests=14)], PLACES_ALONE)
+    for number in range(14):
+        assert leader.ask(running(f"r{number}", user_ahead_tokens=500)) == [], "no question"
+    assert leader.scheduler._pool.holdings.of(MODEL, "heavy") == 14
+    (answer,) = leader.ask(ask("one more", user="heavy"))
+    assert answer.outcome is Outcome.QUEUED, "two places are kept for others"
+    assert leader.placed(ask("single", user="light")) == node(1)
+    assert leader.report("r0", node_id=node(1), output_tokens=10) == [], "14 run again"
+    (freed,) = leader.report("r1", node_id=node(1), output_tokens=10)
+    assert freed.request_id == "one more"
+
+
+def test_what_a_told_request_costs_is_charged_once() -> None:
+    leader = Leader([machine(running_requests=1)], PLACES_ALONE)
+    for _ in range(2):
+        leader.ask(running("r", user_ahead_tokens=500))
+    counters = leader.scheduler._queues.counters(MODEL)
+    assert counters.of("heavy") == 500 + 200, "what the leader before had counted, and the answer to come"
+    assert counters.ahead("heavy", ()) == 500
+    leader.report("r", node_id=node(1), output_tokens=10, prompt_tokens=100)
+    assert counters.of("heavy") == 500 + 20, "its prompt was charged before"
+
+
+def test_a_told_request_ends_with_its_gateway_or_when_its_machine_has_it_no_longer() -> None:
+    leader = Leader([machine(running_requests=2)], PLACES_ALONE)
+    holdings = leader.scheduler._pool.holdings
+    for name in ("a", "b"):
+        leader.ask(running(name))
+    left = model_load(running_limit=16, running_requests=1, marks=frozenset({mark_of("a", 1)}))
+    leader.see(updated(leader.members[node(1)], left))
+    assert holdings.of(MODEL, "heavy") == 1
+    leader._step(events.GatewayLost(GATEWAY))
+    assert len(holdings) == len(leader.scheduler._pool.inflight) == 0
+
+
+def test_what_is_told_of_no_machine_or_of_an_older_attempt_is_nothing() -> None:
+    leader = Leader([machine()], PLACES_ALONE)
+    assert leader.ask(running("r", on=9)) == []
+    leader.placed(ask("s", attempt=2, user="heavy"))
+    assert leader.ask(running("s")) == []
+    assert leader.scheduler._pool.holdings.of(MODEL, "heavy") == 1
+    leader.ask(running("t"))
+    (answer,) = leader.ask(ask("t", user="heavy"))
+    assert answer.outcome is Outcome.ASSIGNED, "an odd gateway asks for what runs: it gets an answer with its record"
+    assert answer.decision is not None
 
 
 def test_who_has_asked_nothing_yet_gains_nothing_by_a_change_of_leader() -> None:

@@ -254,6 +254,16 @@ def test_a_leader_change_touches_no_running_attempt(phase: Phase) -> None:
     assert drive(ev.LeaderUnreachable()) == []
 
 
+@pytest.mark.parametrize("phase", [Phase.OPENING, Phase.RELAYING])
+def test_a_new_leader_is_told_where_an_attempt_runs(phase: Phase) -> None:
+    drive = in_phase(phase)
+    running_on, attempt = drive.machine.node_id, drive.machine.attempt
+    told = asked(drive(ev.LeaderChanged(OTHER_LEADER)))
+    assert told.leader == OTHER_LEADER
+    assert (told.ask.running_on, told.ask.attempt) == (running_on, attempt)
+    assert drive.machine.phase is phase
+
+
 def test_a_queued_ask_is_repeated_and_ends_after_its_bound() -> None:
     drive = in_phase(Phase.QUEUED)
     reminder = asked(drive.wake())

@@ -84,7 +84,12 @@ def _table() -> Mapping[tuple[Phase, type], Handler]:
         ev.LinkedAgain: m._linked_again,
         ev.YourTurn: m._ignore,
     }
-    serving: Row = {**deaf, ev.Tick: m._serving_tick, ev.ClientGone: m._gone_serving}
+    serving: Row = {
+        **deaf,
+        ev.LeaderChanged: m._leader_told,
+        ev.Tick: m._serving_tick,
+        ev.ClientGone: m._gone_serving,
+    }
     over: Row = {
         **deaf,
         ev.UpstreamHead: m._ignore,

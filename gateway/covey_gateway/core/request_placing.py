@@ -5,6 +5,7 @@ Only a missing acknowledgement, a lost link or lost leadership lets the gateway 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from covey_gateway.core import errors
@@ -122,6 +123,14 @@ class Placing(RequestState):
     def _leader_noted(self, now_s: float, event: ev.LeaderChanged) -> list[ev.Effect]:
         self._leader = event.leader
         return []
+
+    def _leader_told(self, now_s: float, event: ev.LeaderChanged) -> list[ev.Effect]:
+        """While an attempt runs: the new leader should know whose place that is."""
+        self._leader = event.leader
+        if event.leader is None or self.node_id is None:
+            return []
+        held = replace(self._as_ask(now_s), running_on=self.node_id, excluded={}, deadline_s=0.0)
+        return [ev.SendAsk(event.leader, held)]
 
     def _leader_found(self, now_s: float, event: ev.LeaderChanged) -> list[ev.Effect]:
         self._leader = event.leader

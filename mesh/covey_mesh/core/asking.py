@@ -36,6 +36,8 @@ class Ask:
     only: how far the last one said that this user is ahead (see Answer).
     `prompt_tokens` is the work, over all prompts; where a request has several independent ones, `longest_prompt_tokens`
     is what must fit a context (0: the same).
+
+    `running_on`: no question. The attempt runs there, and a leader that has just begun should know: it answers nothing.
     """
 
     request_id: str
@@ -51,6 +53,7 @@ class Ask:
     waited_s: float = 0.0
     user_ahead_tokens: int = 0
     longest_prompt_tokens: int = 0
+    running_on: NodeId | None = None
 
     @property
     def context_tokens(self) -> int:

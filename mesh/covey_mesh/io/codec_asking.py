@@ -80,6 +80,7 @@ def ask_to_wire(ask: Ask) -> link_pb2.Ask:
         waited_ms=to_ms(ask.waited_s),
         user_ahead_tokens=ask.user_ahead_tokens,
         total_prompt_tokens=ask.prompt_tokens if ask.longest_prompt_tokens else 0,
+        running_on=ask.running_on or "",
     )
 
 
@@ -100,6 +101,7 @@ def ask_from_wire(message: link_pb2.Ask) -> Ask:
         waited_s=from_ms(message.waited_ms),
         user_ahead_tokens=message.user_ahead_tokens,
         longest_prompt_tokens=message.prompt_tokens if message.total_prompt_tokens else 0,
+        running_on=node_id(message.running_on) if message.running_on else None,
     )
 
 

@@ -175,6 +175,36 @@ class PoolAccount:
                 self._hopes.popitem(last=False)
         return prompt
 
+    def runs_already(self, key: RequestKey, ask: Ask, node_id: NodeId, now_s: float) -> float | None:
+        """Remember what others have assigned; the charge for its expected answer. None: no such machine."""
+        member = self.view.members.get(node_id)
+        load = None if member is None else member.load.model(ask.model)
+        if member is None or load is None:
+            return None
+        machines, _ = self._refreshed(ask.model, now_s).passing(ask)
+        standing = next((each for each in machines if each.candidate.machine.node_id == node_id), None)
+        output = self._expected_output(ask, machines)
+        reservation = Reservation(
+            key,
+            ask.attempt,
+            node_id,
+            ask.model,
+            ask.prompt_tokens + output,
+            now_s,
+            max(1, ask.prompt_tokens),
+            0.0 if standing is None else prompt_s(ask, standing, 0),
+            whole_prompt_tokens=ask.prompt_tokens,
+        )
+        self.inflight.runs_already(reservation, (member.load.incarnation, member.load.sequence), load)
+        charge = self._settings.output_token_weight * output
+        self.holdings.began(key, ask.model, ask.user, node_id, ask.priority >= PRIORITY_LOWEST, charge)
+        if standing is not None:
+            total = load.kv_cache_tokens_total
+            capacity = max(1, total // self._settings.tokens_per_block) if total else 0
+            generation = standing.candidate.machine.generation
+            self._prefixes.add(node_id, ask.model, generation, ask.prefix_hashes, capacity)
+        return charge
+
     def ended(self, key: RequestKey, report: AttemptReport) -> None:
         """The engine may have told how much of the prompt it had: the index learns from what it had not."""
         hope = self._hopes.pop(key, None)

@@ -118,6 +118,27 @@ class Inflight:
         place.unreported_tokens += reservation.tokens
         place.unreported[key] = self._by_key[key] = self._unreported[key] = reservation
         self._changed(reservation.node_id, reservation.model)
+        self._keep_bound()
+
+    def runs_already(self, reservation: Reservation, report: tuple[int, int], load: ModelLoad) -> None:
+        """An assignment of others: in the machine's report, unless that says otherwise. When its prompt will be
+        computed is left to the next report."""
+        key = reservation.key
+        self.release(key)
+        place = self._place(reservation.node_id, reservation.model)
+        place.report = place.report or report
+        reservation.prompts_upto_s = place.prompts_given_s
+        self._by_key[key] = reservation
+        if load.marks is None or reservation.mark in load.marks:
+            place.reported[key] = reservation
+            place.counted = min(len(place.reported), max(0, load.running_requests + load.waiting_requests))
+        else:
+            place.unreported[key] = self._unreported[key] = reservation
+            place.unreported_tokens += reservation.tokens
+        self._changed(reservation.node_id, reservation.model)
+        self._keep_bound()
+
+    def _keep_bound(self) -> None:
         while len(self._by_key) > self._settings.reservations_max:
             self.release(next(iter(self._by_key)))
 

@@ -83,6 +83,13 @@ class Queues:
         since_s = now_s - ask.waited_s
         return Entry((gateway, ask.request_id), ask, since_s, now_s, self._number, since_s)
 
+    def told(self, model: str, user: str, ahead: float, answer_charge: float) -> None:
+        """Who holds a place stands where the leader before said, and owes the answer to come. Nobody else is lifted by
+        that: others may be heard later."""
+        counters = self.counters(model)
+        counters.join(user, (), ahead)
+        counters.charge(user, answer_charge, last_waiting=False)
+
     def _horizon_s(self, ask: Ask) -> float:
         horizon_s = self._settings.deadline_horizon_s
         return min(horizon_s, ask.deadline_s / 2) if ask.deadline_s else horizon_s

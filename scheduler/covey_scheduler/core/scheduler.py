@@ -60,6 +60,8 @@ class _Known:
     user: str
     answer: Answer | None = None
     charged: Charge = NOTHING
+    told: bool = False
+    """It ran before this machine led: its prompt was charged by the leader before."""
 
 
 class Scheduler:
@@ -196,12 +198,15 @@ class Scheduler:
         if known is not None and ask.attempt < known.attempt:
             return []
         self._pool.audience.heard(ask.model, ask.user, ask.priority, now_s)
+        if ask.running_on is not None:
+            self._runs_already(now_s, gateway, ask, ask.running_on)
+            return []
         if known is not None and ask.attempt == known.attempt:
             queued, given = self._queues.get(key), known.answer
             if queued is not None:
                 queued = self._renewed(queued, ask)
                 return [self._queued(now_s, queued, self._rank(now_s, ask, room=self._room(now_s, ask)))]
-            if given is not None and given.node_id not in ask.excluded:
+            if given is not None and given.decision is not None and given.node_id not in ask.excluded:
                 return [Reply(gateway, given)]
         self._queues.remove(key)
         self._pool.inflight.release(key)
@@ -216,6 +221,22 @@ class Scheduler:
         if self._queues.get(key) is entry:
             effects.append(self._first_word(now_s, entry))
         return effects
+
+    def _runs_already(self, now_s: float, gateway: NodeId, ask: Ask, node_id: NodeId) -> None:
+        """A leader before this one, or the gateway alone, has placed it: the place is held, its answer still to be
+        charged. Said twice, it changes nothing."""
+        key = (gateway, ask.request_id)
+        known = self._known.get(key)
+        if known is not None and known.attempt == ask.attempt and known.answer is not None:
+            return
+        self._queues.remove(key)
+        answer_charge = self._pool.runs_already(key, ask, node_id, now_s)
+        if answer_charge is None:
+            return
+        self._queues.told(ask.model, ask.user, ask.user_ahead_tokens, answer_charge)
+        answer = Answer(ask.request_id, ask.attempt, Outcome.ASSIGNED, node_id)
+        charged = Charge(0.0, answer_charge)
+        self._remember(key, _Known(ask.attempt, ask.model, ask.user, answer, charged, told=True))
 
     def _renewed(self, queued: Entry, ask: Ask) -> Entry:
         """A machine left out when the ask came may be fit again by now."""
@@ -251,6 +272,8 @@ class Scheduler:
     def _settle_account(self, now_s: float, known: _Known, node_id: NodeId, report: AttemptReport) -> None:
         """Correct the charge to what was really done, once; count failures of the machine, not its refusals."""
         true = true_charge(known.charged, report, self._settings)
+        if known.told:
+            true = true._replace(prompt=0.0)
         self._queues.charge(known.model, known.user, true.total - known.charged.total)
         known.charged = true
         if report.refused:

@@ -273,7 +273,7 @@ class ResponseEnd(_message.Message):
     def __init__(self, stream_id: _Optional[int] = ..., failure: _Optional[_Union[_types_pb2.Failure, _Mapping]] = ...) -> None: ...
 
 class Ask(_message.Message):
-    __slots__ = ("request_id", "attempt", "model", "prompt_tokens", "max_output_tokens", "prefix_hashes", "excluded", "user", "priority", "deadline_ms", "waited_ms", "user_ahead_tokens", "total_prompt_tokens")
+    __slots__ = ("request_id", "attempt", "model", "prompt_tokens", "max_output_tokens", "prefix_hashes", "excluded", "user", "priority", "deadline_ms", "waited_ms", "user_ahead_tokens", "total_prompt_tokens", "running_on")
     class ExcludedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -294,6 +294,7 @@ class Ask(_message.Message):
     WAITED_MS_FIELD_NUMBER: _ClassVar[int]
     USER_AHEAD_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_ON_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     attempt: int
     model: str
@@ -307,7 +308,8 @@ class Ask(_message.Message):
     waited_ms: int
     user_ahead_tokens: int
     total_prompt_tokens: int
-    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., prefix_hashes: _Optional[_Iterable[int]] = ..., excluded: _Optional[_Mapping[str, str]] = ..., user: _Optional[str] = ..., priority: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., waited_ms: _Optional[int] = ..., user_ahead_tokens: _Optional[int] = ..., total_prompt_tokens: _Optional[int] = ...) -> None: ...
+    running_on: str
+    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., prefix_hashes: _Optional[_Iterable[int]] = ..., excluded: _Optional[_Mapping[str, str]] = ..., user: _Optional[str] = ..., priority: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., waited_ms: _Optional[int] = ..., user_ahead_tokens: _Optional[int] = ..., total_prompt_tokens: _Optional[int] = ..., running_on: _Optional[str] = ...) -> None: ...
 
 class Answer(_message.Message):
     __slots__ = ("request_id", "attempt", "outcome", "node_id", "decision", "retry_after_ms", "user_ahead_tokens")
