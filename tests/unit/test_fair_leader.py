@@ -397,3 +397,12 @@ def test_a_repeated_ask_brings_what_its_gateway_says_now() -> None:
     assert leader.ask(replace(waiting, excluded={}))[0].outcome is Outcome.QUEUED
     (answer,) = leader.tick(0.2)
     assert (answer.request_id, answer.node_id) == ("r", node(1))
+
+
+@pytest.mark.parametrize("waiting", [(), ("light", "heavy")])
+def test_service_is_a_charge_and_how_far_ahead_it_puts_the_user(waiting: tuple[str, ...]) -> None:
+    stepwise, at_once = (VirtualCounters(10, lambda user: 30.0) for _ in range(2))
+    for user, tokens in (("heavy", 100.0), ("light", 20.0), ("heavy", 50.0), ("light", -5.0)):
+        stepwise.charge(user, tokens, last_waiting=not waiting)
+        assert at_once.served(user, tokens, waiting) == stepwise.ahead(user, waiting)
+    assert (at_once.of("heavy"), at_once.of("light")) == (stepwise.of("heavy"), stepwise.of("light"))

@@ -12,7 +12,7 @@ from functools import partial
 from typing import NamedTuple
 
 from covey_mesh.core.asking import Ask, AttemptReport
-from covey_mesh.core.facts import PoolView, Task
+from covey_mesh.core.facts import EngineState, PoolView, Task
 from covey_mesh.core.names import NodeId
 from covey_scheduler.core.clean_ask import PRIORITY_LOWEST
 from covey_scheduler.core.expectation import AnswerLengths
@@ -216,6 +216,11 @@ class PoolAccount:
             hit = report.cached_prompt_tokens / report.prompt_tokens >= MISS_SHARE * hope.share
         self._prefixes.ended(hope.engine, hope.generation, hope.use, hit)
 
+    def refresh(self, model: str, now_s: float) -> None:
+        """Work out again what has changed, so that the next ask need not."""
+        if model in self._standings:
+            self._refreshed(model, now_s)
+
     def _refreshed(self, model: str, now_s: float) -> Standings:
         standings = self._standings.get(model)
         if standings is None:
@@ -247,21 +252,18 @@ class PoolAccount:
         if load.prefix_cache_evicted_tokens:
             held = load.prefix_cache_tokens // max(1, self._settings.tokens_per_block)
             self._prefixes.evicted((machine.node_id, model), machine.generation, load.prefix_cache_evicted_tokens, held)
-        extra = self.inflight.extra(machine.node_id, model)
-        done_at_s = extra.prompts_done_at_s
-        theirs_s = prompts_left_s(machine, load.running_requests + load.waiting_requests - extra.counted)
-        if theirs_s > 0:
-            done_at_s = max(done_at_s, self._seen_at_s) + theirs_s
-        return Candidate(
-            machine,
-            extra.requests,
-            extra.tokens,
-            done_at_s,
-            self.failures.count(machine.node_id, model, now_s),
-            largest,
-            self._prefixes.held_blocks(machine.node_id, model, machine.generation),
-            self._loads.ready_at_s(model, machine, now_s) if self._policy.late_binding else READY,
-        )
+        # Made twice for each ask: what is nothing for nearly all machines is not worked out.
+        node_id = machine.node_id
+        requests, tokens, done_at_s, counted = self.inflight.extra(node_id, model)
+        if load.queued_prompt_tokens:
+            theirs_s = prompts_left_s(machine, load.running_requests + load.waiting_requests - counted)
+            if theirs_s > 0:
+                done_at_s = max(done_at_s, self._seen_at_s) + theirs_s
+        failures = self.failures.count(node_id, model, now_s) if self.failures else 0
+        loading = self._policy.late_binding and (load.state is EngineState.STARTING or self._loads)
+        ready_at_s = self._loads.ready_at_s(model, machine, now_s) if loading else READY
+        held_blocks = self._prefixes.held_blocks(node_id, model, machine.generation)
+        return Candidate(machine, requests, tokens, done_at_s, failures, largest, held_blocks, ready_at_s)
 
     def _expected_output(self, ask: Ask, machines: Sequence[Standing]) -> int:
         task = machines[0].load.task if machines else Task.GENERATE

@@ -17,6 +17,8 @@ DECAY = 0.95
 ANSWERS_BEFORE = 2.0
 """Answers of the expected length that count as seen before the first, so that one odd answer decides nothing."""
 
+NO_ANSWERS = (0.0, 0.0)
+
 
 class AnswerLengths:
     """Decayed mean output tokens. Answers that failed or were withdrawn say nothing and are not given."""
@@ -30,7 +32,7 @@ class AnswerLengths:
 
     def ended(self, model: str, user: str, output_tokens: int) -> None:
         for key in ((model, user), (model, None)):
-            tokens, answers = self._sums.get(key, (0.0, 0.0))
+            tokens, answers = self._sums.get(key, NO_ANSWERS)
             self._sums[key] = (tokens * DECAY + output_tokens, answers * DECAY + 1.0)
             self._sums.move_to_end(key)
         while len(self._sums) > LENGTHS_MAX:
@@ -40,13 +42,15 @@ class AnswerLengths:
         """Never above max_tokens where the client set it; 0 for embeddings."""
         if task is Task.EMBED:
             return 0
-        expected = self._mean((ask.model, None), float(self._settings.expected_output_tokens))
-        expected = self._mean((ask.model, ask.user), expected)
-        return min(ask.max_output_tokens or round(expected), round(expected))
+        of_model = self._sums.get((ask.model, None), NO_ANSWERS)
+        expected = _mean(of_model, self._settings.expected_output_tokens)
+        expected = _mean(self._sums.get((ask.model, ask.user), NO_ANSWERS), expected)
+        tokens, limit = round(expected), ask.max_output_tokens
+        return limit if 0 < limit < tokens else tokens
 
-    def _mean(self, key: tuple[str, str | None], otherwise: float) -> float:
-        tokens, answers = self._sums.get(key, (0.0, 0.0))
-        return (tokens + ANSWERS_BEFORE * otherwise) / (answers + ANSWERS_BEFORE)
+
+def _mean(sums: tuple[float, float], otherwise: float) -> float:
+    return (sums[0] + ANSWERS_BEFORE * otherwise) / (sums[1] + ANSWERS_BEFORE)
 
 
 def expected_output_tokens(ask: Ask, task: Task, settings: SchedulerSettings) -> int:

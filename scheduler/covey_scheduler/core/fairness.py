@@ -53,6 +53,15 @@ class VirtualCounters:
         if last_waiting:
             self._floor = max(self._floor, self._certain(user))
 
+    def served(self, user: str, tokens: float, waiting: Collection[str]) -> float:
+        """charge(), then ahead(), where nobody waiting means that with this the queue became empty."""
+        value = max(0.0, self.of(user) + tokens)
+        self._set(user, value)
+        certain = value - self._uncertain(user)
+        if not waiting and certain > self._floor:
+            self._floor = certain
+        return max(0.0, certain - self._lowest(waiting))
+
     def _certain(self, user: str) -> float:
         return self.of(user) - self._uncertain(user)
 

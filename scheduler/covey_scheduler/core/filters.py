@@ -132,15 +132,17 @@ def retry_after_ms(rejections: Iterable[Rejection]) -> int:
 def busy(question: Question, machine: Standing, settings: SchedulerSettings, room: Room | None = None) -> str:
     """Why the machine would only queue the ask; "" if it can start at once: the rule of the node's own admission, and
     no more prompt work before it, by measured speed, than `start_ahead_s`. `room`: what it may take, None: all."""
-    load, running = machine.load, machine.running
-    if not load.ready:
+    known, running = machine.candidate.machine, machine.running
+    load = known.load
+    assert load is not None, "filters come first"
+    if load.state is not EngineState.READY:
         left_s = machine.candidate.ready_at_s - question.now_s
         return f"loading: ready in about {max(0.0, left_s):.0f} s, as its earlier loads were"
     if load.running_limit and running >= load.running_limit:
         return f"busy: {running} of {load.running_limit} running"
     if load.waiting_requests:
         return f"busy: {load.waiting_requests} waiting"
-    here = None if room is None else room.here(machine.candidate.machine.node_id, load.running_limit)
+    here = None if room is None else room.here(known.node_id, load.running_limit)
     kept = "" if here is None else _kept(load.running_limit, running, here)
     if kept:
         return kept
@@ -148,8 +150,7 @@ def busy(question: Question, machine: Standing, settings: SchedulerSettings, roo
     if here is not None and here.by_step:
         ahead_s += last_step_s(machine)
     # A prior may be wrong by any factor: a guess is no reason to hold an ask back.
-    measured = machine.candidate.machine.speeds.measured
-    if measured and ahead_s > (settings.start_ahead_s if here is None else here.ahead_s):
+    if ahead_s > (settings.start_ahead_s if here is None else here.ahead_s) and known.speeds.measured:
         return f"busy: {ahead_s:.2f} s of prompts before it"
     if not running or not load.kv_cache_tokens_total:
         # An idle machine is never busy, whatever it says of its cache: else a wrong count would starve it.

@@ -58,20 +58,20 @@ class Rotation:
     def pick(self, ranking: Ranking, best: int) -> int:
         """`best`, or the one of its equals, not busy either, whose turn it is; records the turn."""
         model = ranking.question.ask.model
-        same = equals(ranking, best)
+        same, picked = equals(ranking, best), best
         if len(same) > 1:
-            same = [index for index in same if index == best or not ranking.busy(index)]
-
-        def last_turn(index: int) -> int:
-            return self._turns.get((model, ranking.machines[index].candidate.machine.node_id), -1)
-
-        picked = best if len(same) == 1 else min(same, key=last_turn)
-        self._record((model, ranking.machines[picked].candidate.machine.node_id))
+            free = [index for index in same if index == best or not ranking.busy(index)]
+            picked = min(free, key=lambda index: self._turns.get((model, _node(ranking, index)), -1))
+        self._record((model, _node(ranking, picked)))
         return picked
 
     def _record(self, key: tuple[str, NodeId]) -> None:
         self.count += 1
         self._turns[key] = self.count
         self._turns.move_to_end(key)
-        while len(self._turns) > self._turns_max:
+        if len(self._turns) > self._turns_max:
             self._turns.popitem(last=False)
+
+
+def _node(ranking: Ranking, index: int) -> NodeId:
+    return ranking.machines[index].candidate.machine.node_id

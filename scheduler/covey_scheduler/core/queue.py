@@ -12,16 +12,17 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from covey_mesh.core.asking import Ask
+from covey_mesh.core.frozen import frozen
 from covey_mesh.core.names import NodeId
 from covey_scheduler.core.fairness import VirtualCounters
 from covey_scheduler.core.inflight import RequestKey
 from covey_scheduler.core.settings import SchedulerSettings
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Entry:
     """One waiting ask. `since_s` counts the wait at the gateway too; `due_s` orders a lane; `number` breaks ties."""
 

@@ -108,10 +108,10 @@ class Queues:
         for key in [key for key in self._models if key[0] == gateway]:
             self.remove(key)
 
-    def ahead(self, model: str, user: str) -> float:
-        """How far `user` is ahead of the user served least among those who wait."""
-        queue = self._queues.get(model)
-        return self.counters(model).ahead(user, () if queue is None else queue.users())
+    def served(self, model: str, user: str, tokens: float) -> float:
+        """Charges `user`; how far it is ahead then of the user served least among those who wait."""
+        queue, counters = self._queues.get(model), self.counters(model)
+        return counters.served(user, tokens, () if queue is None else queue.users())
 
     def users(self, model: str) -> Collection[str]:
         """Who has asks waiting for this model."""

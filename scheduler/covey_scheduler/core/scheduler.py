@@ -267,6 +267,8 @@ class Scheduler:
             self._queues.remove(key)
         if known.answer is not None and known.answer.node_id is not None:
             self._settle_account(now_s, known, known.answer.node_id, report)
+        # Nobody waits for the answer to a report: the next ask finds its machine as it stands now.
+        self._pool.refresh(known.model, now_s)
         return self._drain(now_s, known.model)
 
     def _settle_account(self, now_s: float, known: _Known, node_id: NodeId, report: AttemptReport) -> None:
@@ -408,10 +410,9 @@ class Scheduler:
         self._queues.remove(entry.key)
         uncached = self._pool.assign(entry.key, ranking, chosen)
         charged = expected_charge(ranking, uncached, self._settings)
-        self._queues.charge(ask.model, ask.user, charged.total)
+        ahead = int(self._queues.served(ask.model, ask.user, charged.total))
         node_id = ranking.machines[chosen].candidate.machine.node_id
         decision = self._decision(now_s, entry, Outcome.ASSIGNED, ranking, node_id)
-        ahead = int(self._queues.ahead(ask.model, ask.user))
         answer = Answer(ask.request_id, ask.attempt, Outcome.ASSIGNED, node_id, decision, user_ahead_tokens=ahead)
         known = self._known.get(entry.key)
         if known is None:

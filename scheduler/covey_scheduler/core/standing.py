@@ -42,24 +42,32 @@ class Standing(NamedTuple):
 
 
 def standing_of(candidate: Candidate, settings: SchedulerSettings) -> Standing:
-    """For a machine that offers the model."""
-    load = candidate.machine.load
+    """For a machine that offers the model. Made twice for each ask: rare terms are asked for only where they count."""
+    machine, requests, tokens, done_at_s, failures, _, indexed_blocks, ready_at_s = candidate
+    load, speeds = machine.load, machine.speeds
     assert load is not None, "filters come first"
-    speeds = candidate.machine.speeds
     doubt = 1.0 if speeds.measured else 1.0 + settings.unmeasured_penalty
-    running = max(0, load.running_requests + candidate.reserved_requests)
-    held = load.kv_cache_tokens_total - load.kv_cache_tokens_free + candidate.reserved_tokens
+    running, waiting, limit = load.running_requests + requests, load.waiting_requests, load.running_limit
+    if running < 0:
+        running = 0
+    before_s = machine.round_trip_s
+    if limit and running + waiting >= limit:
+        before_s += slot_s(candidate, settings)
+    if failures:
+        before_s += failures_s(candidate, settings)
+    batch = running + 1 if not limit or running < limit else limit
+    held = load.kv_cache_tokens_total - load.kv_cache_tokens_free + tokens
     return Standing(
-        candidate=candidate,
-        running=running,
-        waiting=load.waiting_requests,
-        prompts_done_at_s=max(candidate.prompts_done_at_s, candidate.ready_at_s),
-        before_s=candidate.machine.round_trip_s + slot_s(candidate, settings) + failures_s(candidate, settings),
-        prefill_s_per_token=doubt / speeds.prefill_tokens_per_s,
-        attention_per_token=candidate.machine.attention_per_token,
-        decode_s_per_token=doubt / stream_tokens_per_s(candidate, _batch_with_one_more(running, load), settings),
-        kv_tokens_held=max(0, held),
-        indexed_blocks=candidate.indexed_blocks,
+        candidate,
+        running,
+        waiting,
+        done_at_s if done_at_s > ready_at_s else ready_at_s,
+        before_s,
+        doubt / speeds.prefill_tokens_per_s,
+        machine.attention_per_token,
+        doubt / stream_tokens_per_s(candidate, batch, settings),
+        held if held > 0 else 0,
+        indexed_blocks,
     )
 
 
@@ -95,14 +103,11 @@ def stream_tokens_per_s(candidate: Candidate, batch: int, settings: SchedulerSet
     """
     speeds, load = candidate.machine.speeds, candidate.machine.load
     assert load is not None, "filters come first"
-    batch_then = load.running_requests if speeds.measured else 1
     slowdown = load.speeds.batch_slowdown or settings.batch_slowdown
-    then, now = max(0, batch_then - 1), max(0, batch - 1)
-    return speeds.decode_tokens_per_s * (1.0 + slowdown * then) / (1.0 + slowdown * now)
-
-
-def _batch_with_one_more(running: int, load: ModelLoad) -> int:
-    return min(running + 1, load.running_limit) if load.running_limit else running + 1
+    batch_then = load.running_requests if speeds.measured else 1
+    then = 1.0 + slowdown * (batch_then - 1) if batch_then > 1 else 1.0
+    now = 1.0 + slowdown * (batch - 1) if batch > 1 else 1.0
+    return speeds.decode_tokens_per_s * then / now
 
 
 def prompts_left_s(machine: Machine, requests: int) -> float:

@@ -39,10 +39,14 @@ class Standings:
         if seen.machines is not self.source and not self._renewed(seen, candidate_of):
             self._take_machines(seen.machines, set(changed), candidate_of)
             return
+        self._own_list()
+        rows, places = self._rows, self._places
         for node_id in changed:
-            row = self._rows.get(node_id)
-            if row is not None and isinstance(row[1], Standing):
-                self._replace(node_id, row[0], candidate_of)
+            place = places.get(node_id)
+            if place is not None:
+                machine = rows[node_id][0]
+                row = self._passing[place] = standing_of(candidate_of(machine, self._largest), self._settings)
+                rows[node_id] = (machine, row)
 
     def passing(self, ask: Ask) -> tuple[Sequence[Standing], Sequence[Rejection]]:
         """Who may serve this ask, and everybody else with the reason."""
@@ -108,12 +112,6 @@ class Standings:
 
     def _row(self, candidate: Candidate) -> Standing | Rejection:
         return rejection_of(self._smallest, candidate) or standing_of(candidate, self._settings)
-
-    def _replace(self, node_id: NodeId, machine: Machine, candidate_of: CandidateOf) -> None:
-        row = standing_of(candidate_of(machine, self._largest), self._settings)
-        self._rows[node_id] = (machine, row)
-        self._own_list()
-        self._passing[self._places[node_id]] = row
 
 
 def _bounds(machine: Machine) -> tuple[int, int, bool]:
