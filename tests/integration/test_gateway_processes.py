@@ -149,6 +149,10 @@ def test_every_process_answers_and_is_explained_everywhere(pool: AgentPool, proc
             assert found["gateway_node_id"] == anna.node_id
             assert found["decisions"][-1]["decided_by"] == "leader"
             assert found["attempts"][-1]["outcome"] == "completed"
+            verdicts = {one["node_id"]: one["rejected_because"] for one in found["decisions"][-1]["candidates"]}
+            assert verdicts.keys() == {anna.node_id, ben.node_id}
+            assert [name for name, why in verdicts.items() if not why] == [found["decisions"][-1]["chosen_node_id"]]
+        assert re.fullmatch(r"predicted: best of 1, 1 rejected, by leader", answer.headers["x-covey-why"])
 
 
 def test_a_stream_is_the_same_from_both(pool: AgentPool) -> None:

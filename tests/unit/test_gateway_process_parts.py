@@ -17,6 +17,8 @@ from covey_gateway.core.process_ids import local_part, process_of
 from covey_gateway.core.restarting import PAUSE_MAX_S, STEADY_S, in_a_row, restart_pause_s
 from covey_gateway.io.processes.observed import ObservedElsewhere, read_events
 from covey_gateway.io.processes.pool_change import SILENCE_CHANGED_S, ChangeWriter, changed_view
+from covey_gateway.io.processes.relayed import addressed, message_of
+from covey_mesh.core.asking import Answer, CandidateVerdict, Decision, Outcome, Tallied
 from covey_mesh.core.ballot import Ballot
 from covey_mesh.core.facts import Member, NodeFacts, NodeLoad, PoolView
 from covey_mesh.core.ports import LinkLoss
@@ -232,3 +234,49 @@ def test_a_loss_of_a_later_build_is_one_on_purpose() -> None:
 def test_a_change_that_no_agent_sends_is_refused(message: link_pb2.PoolChange) -> None:
     with pytest.raises(PeerProtocolError):
         changed_view(PoolView(SELF), message)
+
+
+# Asks and answers
+
+
+def verdict(node: Any, why: str = "") -> CandidateVerdict:
+    return CandidateVerdict(node, why, 0.5, 1.5, {"queue": 0.1})
+
+
+class Lazy(Tallied):
+    """Verdicts that are not to be worked out."""
+
+    def tally(self) -> tuple[int, int]:
+        return 3, 4
+
+    def __len__(self) -> int:
+        raise AssertionError("worked out")
+
+    def __getitem__(self, index: Any) -> Any:
+        raise AssertionError("worked out")
+
+
+@pytest.mark.parametrize(
+    ("candidates", "tally"), [((verdict(A), verdict(B, "full"), verdict(C, "full")), (1, 2)), (Lazy(), (3, 4))]
+)
+def test_an_assignment_goes_to_a_process_with_the_number_of_its_verdicts(candidates: Any, tally: Any) -> None:
+    decision = Decision(
+        "req-1", 2, "m", 9.5, "leader", B, Outcome.ASSIGNED, "predicted", Ballot(3, B), 7, A, 0.5, candidates
+    )
+    answer = Answer("req-1", 2, Outcome.ASSIGNED, A, decision, user_ahead_tokens=5)
+    wire = link_pb2.Relayed.FromString(addressed(B, answer).SerializeToString())
+    sender, found = message_of(wire)
+    assert sender == B
+    assert isinstance(found, Answer)
+    assert found.decision is not None
+    assert found.decision.why == decision.why == f"predicted: best of {tally[0]}, {tally[1]} rejected, by leader"
+    assert list(found.decision.candidates) == []
+    assert replace(found, decision=None) == replace(answer, decision=None)
+    assert replace(found.decision, candidates=()) == replace(decision, candidates=())
+
+
+@pytest.mark.parametrize("outcome", [Outcome.QUEUED, Outcome.NO_CANDIDATE])
+def test_what_is_no_assignment_keeps_its_reasons(outcome: Outcome) -> None:
+    decision = Decision("req-1", 2, "m", 9.5, "leader", B, outcome, "predicted", candidates=(verdict(A, "full"),))
+    answer = Answer("req-1", 2, outcome, None, decision, 70)
+    assert message_of(addressed(B, answer)) == (B, answer)

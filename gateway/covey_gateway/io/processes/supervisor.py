@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+
+from google.protobuf.message import DecodeError
 
 from covey_gateway.core.process_ids import process_of
 from covey_gateway.core.restarting import in_a_row, restart_pause_s
 from covey_gateway.io.processes.child import Child, start_child
 from covey_gateway.io.processes.port import Port, Surroundings
-from covey_mesh.core.asking import Answer, Ask, AttemptReport
+from covey_mesh.core.asking import Answer, Ask, AttemptReport, Decision
 from covey_mesh.core.ballot import Ballot
+from covey_mesh.core.limits import DECISIONS_KEPT
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.ports import LinkLoss
+from covey_mesh.io.codec_asking import decision_to_wire
+from covey_mesh.wire.v1.pool_pb2 import ExplainRequestResponse
 
 VIEW_EVERY_S = 0.05
 """Between two changes of the view that a process is told; a change of leader or a lost link is told at once."""
@@ -48,6 +54,7 @@ class GatewayProcesses:
         self._around = around
         self._loop: asyncio.AbstractEventLoop
         self._children: dict[int, Child] = {}
+        self._assigned: OrderedDict[tuple[str, int], Decision] = OrderedDict()
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
         self._view_timer: asyncio.TimerHandle | None = None
@@ -91,7 +98,20 @@ class GatewayProcesses:
     async def explain(self, kind: str, asked: bytes, timeout_s: float) -> bytes | None:
         """The record of a request that one of them took, by its id; None otherwise."""
         child = self._children.get(process_of(asked.decode(errors="replace")))
-        return None if child is None else await child.port.ask(kind, asked, timeout_s)
+        found = None if child is None else await child.port.ask(kind, asked, timeout_s)
+        return None if found is None else self._with_verdicts(found)
+
+    def _with_verdicts(self, raw: bytes) -> bytes:
+        """The verdicts on every machine did not go to the process (relayed.py)."""
+        try:
+            found = ExplainRequestResponse.FromString(raw)
+        except DecodeError:
+            return raw
+        for decision in found.decisions:
+            kept = self._assigned.get((decision.request_id, decision.attempt))
+            if kept is not None and not decision.candidates:
+                decision.CopyFrom(decision_to_wire(kept))
+        return found.SerializeToString()
 
     # --- one process after the other ---------------------------------------------------------------------------------
 
@@ -172,8 +192,13 @@ class GatewayProcesses:
     def answer_received(self, leader: NodeId, answer: Answer) -> None:
         """To the process that asked, if one of them did."""
         child = self._children.get(process_of(answer.request_id))
-        if child is not None:
-            child.port.answer(leader, answer)
+        if child is None:
+            return
+        child.port.answer(leader, answer)
+        if answer.decision is not None and answer.decision.chosen is not None:
+            self._assigned[answer.request_id, answer.attempt] = answer.decision
+            if len(self._assigned) > DECISIONS_KEPT:
+                self._assigned.popitem(last=False)
 
     def ask_received(self, gateway: NodeId, ask: Ask) -> None:
         """For the scheduler."""

@@ -405,16 +405,25 @@ class PoolChange(_message.Message):
     def __init__(self, version: _Optional[int] = ..., leader_node_id: _Optional[str] = ..., ballot: _Optional[_Union[_types_pb2.Ballot, _Mapping]] = ..., members: _Optional[_Iterable[_Union[_types_pb2.Member, _Mapping]]] = ..., gone: _Optional[_Iterable[str]] = ..., lost: _Optional[_Iterable[_Union[PoolChange.LostLink, _Mapping]]] = ...) -> None: ...
 
 class Relayed(_message.Message):
-    __slots__ = ("node_id", "ask", "answer", "attempt")
+    __slots__ = ("node_id", "ask", "answer", "attempt", "tally")
+    class Tally(_message.Message):
+        __slots__ = ("passed", "refused")
+        PASSED_FIELD_NUMBER: _ClassVar[int]
+        REFUSED_FIELD_NUMBER: _ClassVar[int]
+        passed: int
+        refused: int
+        def __init__(self, passed: _Optional[int] = ..., refused: _Optional[int] = ...) -> None: ...
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     ASK_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    TALLY_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     ask: Ask
     answer: Answer
     attempt: AttemptReport
-    def __init__(self, node_id: _Optional[str] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., attempt: _Optional[_Union[AttemptReport, _Mapping]] = ...) -> None: ...
+    tally: Relayed.Tally
+    def __init__(self, node_id: _Optional[str] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., attempt: _Optional[_Union[AttemptReport, _Mapping]] = ..., tally: _Optional[_Union[Relayed.Tally, _Mapping]] = ...) -> None: ...
 
 class Observed(_message.Message):
     __slots__ = ("events",)
