@@ -32,6 +32,7 @@ from covey_scheduler.core import events
 from covey_scheduler.core.account import PoolAccount
 from covey_scheduler.core.charges import NOTHING, Charge, expected_charge, true_charge
 from covey_scheduler.core.clean_ask import clean_ask
+from covey_scheduler.core.collecting import Collecting
 from covey_scheduler.core.deadlines import Hopeless, hopeless, line_s
 from covey_scheduler.core.decisions import Verdicts
 from covey_scheduler.core.events import Effect, Event, Reply
@@ -72,8 +73,7 @@ class Scheduler:
         self._settings = settings or SchedulerSettings()
         self._policy = policy_named(self._settings.policy)
         self._ballot: Ballot | None = None
-        self._collecting_until_s: float | None = None
-        self._unheard: dict[NodeId, tuple[int, int]] = {}
+        self._collecting = Collecting(self._settings.collect_s)
         self._pool = PoolAccount(self_id, self._settings, self._policy)
         self._queues = Queues(self._settings, self._pool.holdings)
         self._known: OrderedDict[RequestKey, _Known] = OrderedDict()
@@ -90,7 +90,7 @@ class Scheduler:
     @property
     def collecting(self) -> bool:
         """True while a new leader listens before its first assignment."""
-        return self._collecting_until_s is not None
+        return self._collecting.until_s is not None
 
     @property
     def wake_at_s(self) -> float | None:
@@ -139,38 +139,18 @@ class Scheduler:
             return
         self._reset()
         self._ballot = ballot
-        members = self._pool.view.members.values()
-        self._unheard = {
-            m.node_id: (m.load.incarnation, m.load.sequence)
-            for m in members
-            if m.reachable and m.node_id != self._self_id
-        }
-        if self._unheard:
-            self._collecting_until_s = now_s + self._settings.collect_s
+        self._collecting.begin(now_s, self._pool.view, self._self_id)
 
     def _reset(self) -> None:
         self._ballot = None
-        self._collecting_until_s = None
-        self._unheard.clear()
+        self._collecting.end()
         self._queues.clear()
         self._look_at_s.clear()
         self._known.clear()
         self._pool.clear()
 
     def _still_collecting(self, now_s: float) -> bool:
-        """Ends when every machine has reported since this one became leader, or the time is over."""
-        if self._collecting_until_s is None:
-            return False
-        members = self._pool.view.members
-        for node_id, before in list(self._unheard.items()):
-            member = members.get(node_id)
-            heard = member is not None and (member.load.incarnation, member.load.sequence) != before
-            if member is None or not member.reachable or heard:
-                del self._unheard[node_id]
-        if self._unheard and now_s < self._collecting_until_s:
-            return True
-        self._collecting_until_s = None
-        return False
+        return self._collecting.goes_on(now_s, self._pool.view)
 
     # --- events -----------------------------------------------------------------------------------------------
 
@@ -500,6 +480,6 @@ class Scheduler:
         due_s = self._recheck_at_s
         if due_s is None or (isinstance(event, events.Tick) and (now_s >= due_s or self.collecting)):
             due_s = self._recheck_at_s = now_s + self._settings.recheck_s
-        if self._collecting_until_s is not None:
-            due_s = min(due_s, self._collecting_until_s)
+        if self._collecting.until_s is not None:
+            due_s = min(due_s, self._collecting.until_s)
         return min(due_s, *self._look_at_s.values()) if self._look_at_s else due_s
