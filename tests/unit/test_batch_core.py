@@ -165,6 +165,11 @@ def test_the_window_halves_once_for_a_burst_and_grows_by_one_a_windowful() -> No
     for _ in range(100_000):
         window.answered()
     assert window.size == 100
+    window.busy(30.0)
+    assert window.size == 50, "what could not be used has not been saved up"
+    window.follow(8)
+    window.busy(31.0)
+    assert window.size == 5
 
 
 @pytest.mark.parametrize(("size", "jobs", "each"), [(0, 3, 0), (10, 1, 10), (10, 3, 4), (2, 5, 1), (5, 0, 5)])
@@ -222,7 +227,16 @@ def test_a_pool_without_room_is_waited_for(status: int, code: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body"), [(503, error("attempts_exhausted")), (500, b"{}"), (502, b"x"), (0, b""), (200, b"no json")]
+    ("status", "body"),
+    [
+        (503, error("attempts_exhausted")),
+        (500, b"{}"),
+        (502, b"x"),
+        (408, b"{}"),
+        (429, b"{}"),
+        (0, b""),
+        (200, b"no json"),
+    ],
 )
 def test_a_failing_line_is_asked_again_a_few_times(status: int, body: bytes) -> None:
     waits = [verdict(status, body, failures=n) for n in range(SETTINGS.line_attempts_max)]

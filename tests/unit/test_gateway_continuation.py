@@ -317,6 +317,24 @@ def test_white_space_is_not_written_twice(before: tuple[str, ...], after: tuple[
     assert "".join(e["choices"][0]["delta"]["content"] for e in found) == joined
 
 
+@pytest.mark.parametrize("first", [ROLE, b""], ids=["role told", "role untold"])
+def test_a_token_that_comes_with_the_role_passes_and_the_role_where_it_is_news(first: bytes) -> None:
+    both = {"index": 0, "delta": {"role": "assistant", "content": " two"}, "finish_reason": None}
+    (found,) = splice(first + event(delta("One")), event(both))
+    told = {} if first else {"role": "assistant"}
+    assert found["choices"][0]["delta"] == {**told, "content": " two"}
+
+
+def test_an_end_that_comes_with_the_role_passes() -> None:
+    last = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": "stop"}
+    (found,) = splice(ROLE + event(delta("One")), event(last))
+    assert found["choices"][0]["finish_reason"] == "stop"
+
+
+def test_usage_beside_tokens_is_not_the_answers_usage() -> None:
+    assert not read_emitted(ROLE + event(delta("One"), usage={"prompt_tokens": 1})).usage_sent
+
+
 def test_tool_calls_after_the_cut_pass() -> None:
     call = {"index": 0, "delta": {"tool_calls": [{"index": 0, "id": "c"}]}, "finish_reason": None}
     (found,) = splice(event(delta("One")), event(call))

@@ -65,6 +65,7 @@ def test_killed_at_every_point(path: str, after: int, torn: bool, failure: Failu
     committed_at = 0 if path == CHAT else 1
     if after == TOKENS:
         assert outcomes(pool) == ["finished_here"]
+        assert summary.output_tokens == TOKENS
         assert told.flag is not None
         assert told.flag["usage_estimated"] is True
     elif after >= committed_at:
@@ -252,6 +253,22 @@ def test_an_engine_that_tells_its_death_in_the_stream_is_replaced() -> None:
     first.role()
     first.tokens(3)
     attempt.sink.data(b'data: {"error": {"message": "EngineCore died", "code": 500}}\n\ndata: [DONE]\n\n')
+    assert attempt.cancelled
+    SimulatedAttempt(pool.mesh.assign(C)).finish()
+    told = read(client)
+    assert (told.text, told.error) == (undisturbed(CHAT).text, None)
+
+
+@pytest.mark.parametrize("before", [0, 3])
+def test_tokens_that_come_together_with_an_engines_death_are_not_written_twice(before: int) -> None:
+    pool = Pool()
+    client, _ = pool.submit(**fields(CHAT))
+    attempt = pool.mesh.assign(B)
+    first = SimulatedAttempt(attempt)
+    first.role()
+    first.tokens(before)
+    last = first._event(before)
+    attempt.sink.data(last + b'data: {"error": {"message": "EngineCore died", "code": 500}}\n\n')
     assert attempt.cancelled
     SimulatedAttempt(pool.mesh.assign(C)).finish()
     told = read(client)

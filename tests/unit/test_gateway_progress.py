@@ -126,6 +126,13 @@ def test_what_began_before_the_opening_is_no_probe() -> None:
     assert breaker.excluded(2.0, "m")
 
 
+def test_attempts_from_before_it_opened_are_no_probe() -> None:
+    breaker = opened()
+    breaker.opened(1.0 + PAUSE_FIRST_S - 0.1, A, "m")
+    breaker.answered(A, "m")
+    assert breaker.excluded(1.0 + PAUSE_FIRST_S - 0.1, "m"), "an answer that was begun before proves nothing"
+
+
 def test_circuits_are_bounded() -> None:
     breaker = CircuitBreaker()
     for number in range(CIRCUITS_MAX + 10):

@@ -139,6 +139,15 @@ def test_a_machine_that_is_linked_again_is_asked_for_at_once() -> None:
     assert asked([*drive.no_candidate(retry_after_ms=0), *drive(ev.LinkedAgain(A))]).ask.excluded == {}
 
 
+def test_a_link_that_is_back_while_another_machine_is_asked_for_counts_too() -> None:
+    drive = opening(A)
+    drive.end(FailureCode.LINK_LOST)
+    assert drive(ev.LinkedAgain(A)) == []
+    drive.assigned(B)
+    effects = drive.end(FailureCode.ENGINE_FAILED)
+    assert set(asked(effects).ask.excluded) == {B}
+
+
 def test_a_link_that_flaps_is_forgiven_once_a_request() -> None:
     drive = without_links()
     drive(ev.LinkedAgain(B))
@@ -277,6 +286,33 @@ def test_a_queued_ask_is_repeated_and_ends_after_its_bound() -> None:
     assert refused(effects) == (503, Code.POOL_BUSY)
     assert drive.now_s == FACTS.arrived_s + SETTINGS.queue_wait_s
     assert kinds(effects) == ["Report", "Refuse"]
+
+
+def test_the_wait_in_the_queue_ends_between_two_reminders_too() -> None:
+    drive = Drive(settings=replace(SETTINGS, queue_wait_s=QUEUED_REMINDER_S + 2.0))
+    drive(ev.Started(LEADER))
+    drive(ev.Queued(1))
+    drive.wake()
+    assert refused(drive.wake()) == (503, Code.POOL_BUSY)
+    assert drive.now_s == FACTS.arrived_s + QUEUED_REMINDER_S + 2.0
+
+
+def test_after_an_assignment_the_time_without_one_counts_anew() -> None:
+    drive = Drive()
+    drive(ev.Started(None))
+    drive.no_candidate()
+    while drive.now_s < FACTS.arrived_s + SETTINGS.unserved_wait_s / 2:
+        drive.wake()
+        drive.no_candidate()
+    drive.wake()
+    drive.assigned(A)
+    drive.end(FailureCode.LINK_LOST)
+    again_s = drive.now_s
+    while drive.machine.phase is not Phase.DONE:
+        drive.no_candidate()
+        if drive.machine.phase is not Phase.DONE:
+            drive.wake()
+    assert drive.now_s >= again_s + SETTINGS.unserved_wait_s
 
 
 def test_a_deadline_ends_the_wait_in_the_queue() -> None:
@@ -569,3 +605,17 @@ def test_a_client_that_leaves(phase: Phase, expected: list[str]) -> None:
         assert report.report.withdrawn
     if phase is not Phase.DONE:
         assert drive.machine.status == 499
+
+
+@pytest.mark.parametrize("end", ["client gone", "a bug of ours"])
+def test_what_is_held_is_given_back_however_it_ends(end: str) -> None:
+    drive = opening()
+    drive.head(content_type=JSON)
+    drive.data(b'{"half an')
+    assert drive.budget.used == 9
+    if end == "client gone":
+        drive(ev.ClientGone())
+    else:
+        drive.machine.abandon()
+    assert drive.budget.used == 0
+    assert drive.machine.phase is Phase.DONE

@@ -326,8 +326,9 @@ def test_a_new_leader_takes_over_the_line() -> None:
     assert len(pool.runner._lines) == 4
     pool.mesh.lead(C)
     assert len(pool.runner._lines) == 0
-    assert len(pool.mesh.asks) == 4
-    assert all(ask.waited_s >= 0.5 for ask in pool.mesh.asks)
+    waiting = [ask for ask in pool.mesh.asks if ask.running_on is None]
+    assert len(waiting) == 4
+    assert all(ask.waited_s >= 0.5 for ask in waiting)
 
 
 def test_who_leaves_the_line_frees_the_next() -> None:
@@ -365,6 +366,47 @@ def test_a_line_is_bounded_and_calls_are_spaced() -> None:
     assert not lines.nobody_has_room(Ask("x", 1, "m", 1, 1, excluded={A: "engine_failed: dead"}), 0.0)
     lines.place_freed("m", CLOSED_S)
     assert lines.call(CLOSED_S) == [("r1", True)]
+
+
+FULL = {A: "resource_exhausted: full"}
+
+
+def in_line(request_id: str, waited_s: float = 0.0) -> Ask:
+    return Ask(request_id, 1, "m", 1, 1, excluded=FULL, user="u", waited_s=waited_s)
+
+
+def test_a_line_stays_closed_for_a_moment_though_nobody_stands_in_it() -> None:
+    lines = WaitingLines(SELF, 10)
+    assert lines.nobody_has_room(in_line("r0"), 0.0)
+    lines.left("r0")
+    assert lines.must_wait(in_line("r1"), CLOSED_S - 0.01)
+    lines.left("r1")
+    assert not lines.must_wait(in_line("r2"), CLOSED_S)
+
+
+def test_who_was_called_and_left_waits_like_everybody() -> None:
+    lines = WaitingLines(SELF, 10)
+    for name in ("r0", "r1"):
+        lines.nobody_has_room(in_line(name), 0.0)
+    assert lines.call(CLOSED_S) == [("r0", False)]
+    assert not lines.must_wait(in_line("r0"), CLOSED_S)
+    lines.left("r0")
+    assert lines.must_wait(in_line("r0"), CLOSED_S)
+
+
+def test_nobody_stands_in_line_twice() -> None:
+    lines = WaitingLines(SELF, 10)
+    for _ in range(3):
+        lines.nobody_has_room(in_line("r0"), 0.0)
+    assert lines.call(CLOSED_S) == [("r0", False)]
+    assert lines.call(CLOSED_S + CALL_EVERY_S) == []
+
+
+def test_in_line_the_time_waited_before_counts() -> None:
+    lines = WaitingLines(SELF, 10)
+    lines.nobody_has_room(in_line("new"), 1.0)
+    lines.nobody_has_room(in_line("old", waited_s=30.0), 1.0)
+    assert lines.call(1.0 + CLOSED_S) == [("old", False)]
 
 
 # --- patience -----------------------------------------------------------------------------------------------------

@@ -66,6 +66,39 @@ def test_a_stream_that_stops_midway_is_continued_elsewhere(after: int) -> None:
     assert told.flag == {"continued": 1, "machines": ["host-b", "host-c"]}
 
 
+def test_the_machine_that_goes_on_is_not_blamed_for_the_first_ones_silence() -> None:
+    pool = fast_pool()
+    client, _ = pool.submit(**fields(CHAT))
+    first = SimulatedAttempt(pool.mesh.assign(B))
+    first.role()
+    first.tokens(2)
+    pool.timers.advance(PACE.gap_s * 1.5 + 0.1)
+    assert first.attempt.cancelled
+    second = SimulatedAttempt(pool.mesh.assign(C))
+    second.role()
+    second.tokens(1)
+    pool.timers.advance(PACE.gap_s * 0.9)
+    assert not second.attempt.cancelled
+    second.tokens(second.left)
+    second.end()
+    assert read(client).text == undisturbed(CHAT).text
+
+
+def test_what_may_be_held_back_is_waited_for() -> None:
+    """A tool call comes as a whole: the engine is silent for as long as its tokens take."""
+    waited = {}
+    for more in ({}, {"tools": [{"type": "function", "function": {"name": "f"}}]}):
+        pool = fast_pool()
+        pool.submit(**fields(CHAT, max_tokens=1000, **more))
+        first = SimulatedAttempt(pool.mesh.assign(B))
+        first.role()
+        first.tokens(1)
+        while not first.attempt.cancelled:
+            pool.timers.advance(1.0)
+        waited[bool(more)] = pool.timers.now_s - 1000.0
+    assert waited[True] > 3 * waited[False]
+
+
 @pytest.mark.parametrize("after", [None, 3])
 def test_a_machine_that_says_its_engine_is_silent_counts_as_stalled(after: int | None) -> None:
     """The node saw it first: the request goes elsewhere at once, and two of them open the circuit."""
