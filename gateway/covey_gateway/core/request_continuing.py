@@ -95,5 +95,4 @@ class Continuing(Placing):
             return [*effects, *self._give_up(self._unavailable(errors.Code.ATTEMPTS_EXHAUSTED))]
         self._continuing = plan
         self._patient_from_s = now_s
-        self._waiting_since_s = None
         return [*effects, ev.Continuing(failure.code.value), *self._ask(now_s)]
