@@ -88,6 +88,19 @@ def test_a_floods_next_prompt_waits_until_the_last_one_is_nearly_computed() -> N
     assert leader.placed(ask("single", user="light")) == node(1), "who is light need not wait for the prompt"
 
 
+def test_short_prompts_of_a_flood_share_a_step_of_the_batch() -> None:
+    """At 100 ms a token, prompts of 2 ms one to a step would leave a large engine empty."""
+    leader = Leader([machine(running_limit=256, decode_tokens_per_s=10.0, prefill_tokens_per_s=5000.0)])
+    leader.placed(ask("before", user="light"))
+    leader.report("before", node_id=node(1), output_tokens=5)
+    started = flood(leader, "heavy", 100, prompt_tokens=10)[Outcome.ASSIGNED]
+    until_s = leader.now_s + 0.1
+    while (leader.scheduler.wake_at_s or until_s) < until_s:
+        leader.now_s = leader.scheduler.wake_at_s or until_s
+        started += len(leader.tick())
+    assert started > 20, "a prompt of 2 ms each 4 ms, and some at once"
+
+
 def test_several_gateways_are_one_user() -> None:
     leader = Leader([machine(running_limit=64)], PLACES_ALONE)
     outcomes: Counter[Outcome] = Counter()

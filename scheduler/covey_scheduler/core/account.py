@@ -254,7 +254,7 @@ class PoolAccount:
             self._prefixes.evicted((machine.node_id, model), machine.generation, load.prefix_cache_evicted_tokens, held)
         # Made twice for each ask: what is nothing for nearly all machines is not worked out.
         node_id = machine.node_id
-        requests, tokens, done_at_s, counted = self.inflight.extra(node_id, model)
+        requests, tokens, done_at_s, counted, last_prompt_s = self.inflight.extra(node_id, model)
         if load.queued_prompt_tokens:
             theirs_s = prompts_left_s(machine, load.running_requests + load.waiting_requests - counted)
             if theirs_s > 0:
@@ -263,7 +263,9 @@ class PoolAccount:
         loading = self._policy.late_binding and (load.state is EngineState.STARTING or self._loads)
         ready_at_s = self._loads.ready_at_s(model, machine, now_s) if loading else READY
         held_blocks = self._prefixes.held_blocks(node_id, model, machine.generation)
-        return Candidate(machine, requests, tokens, done_at_s, failures, largest, held_blocks, ready_at_s)
+        return Candidate(
+            machine, requests, tokens, done_at_s, failures, largest, held_blocks, ready_at_s, last_prompt_s
+        )
 
     def _expected_output(self, ask: Ask, machines: Sequence[Standing]) -> int:
         task = machines[0].load.task if machines else Task.GENERATE

@@ -163,8 +163,9 @@ def busy(question: Question, machine: Standing, settings: SchedulerSettings, roo
 
 
 def last_step_s(machine: Standing) -> float:
-    """What the batch adds to the time of a prompt: the engine computes it in one step with a token of each stream."""
-    return machine.decode_s_per_token if machine.running else 0.0
+    """What the batch adds to the time of the last prompt: the engine computes it in one step with a token of each
+    stream. No more than the prompt's own: several short ones may share a step as long as they do not double it."""
+    return min(machine.decode_s_per_token, machine.candidate.last_prompt_s) if machine.running else 0.0
 
 
 def _kept(limit: int, running: int, here: Here) -> str:

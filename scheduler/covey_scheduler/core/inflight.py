@@ -53,12 +53,13 @@ class Reservation:
 
 class Extra(NamedTuple):
     """To add to a machine's report. `prompts_done_at_s`: when the prompts given to it will have been
-    computed; `counted`: requests of the report that are ours."""
+    computed; `counted`: requests of the report that are ours; `last_prompt_s`: of the prompt given last."""
 
     requests: int = 0
     tokens: int = 0
     prompts_done_at_s: float = 0.0
     counted: int = 0
+    last_prompt_s: float = 0.0
 
 
 NOTHING = Extra()
@@ -79,12 +80,14 @@ class _Place:
     unreported_tokens: int = 0
     prompts_done_at_s: float = 0.0
     prompts_given_s: float = 0.0
+    last_prompt_s: float = 0.0
     report: tuple[int, int] | None = None
 
     def extra(self) -> Extra:
         ended = max(0, self.counted - len(self.reported))
         tokens = self.unreported_tokens - (self.ended_tokens if ended else 0)
-        return Extra(len(self.unreported) - ended, tokens, self.prompts_done_at_s, self.counted)
+        requests = len(self.unreported) - ended
+        return Extra(requests, tokens, self.prompts_done_at_s, self.counted, self.last_prompt_s)
 
 
 class Inflight:
@@ -114,6 +117,7 @@ class Inflight:
         place.report = report
         place.prompts_done_at_s = max(place.prompts_done_at_s, reservation.made_at_s) + reservation.prompt_s
         place.prompts_given_s += reservation.prompt_s
+        place.last_prompt_s = reservation.prompt_s
         reservation.prompts_upto_s = place.prompts_given_s
         place.unreported_tokens += reservation.tokens
         place.unreported[key] = self._by_key[key] = self._unreported[key] = reservation

@@ -64,7 +64,8 @@ class Machine:
 class Candidate(NamedTuple):
     """A machine at this moment, whatever the ask. `reserved_*`: what the decider knows beyond the machine's report
     (assigned and not in it yet, less what has ended since); `prompts_done_at_s`: when the prompts given to the machine
-    so far will have been computed, by the decider's clock; `ready_at_s`: when the model should be loaded (loading.py).
+    so far will have been computed, by the decider's clock; `ready_at_s`: when the model should be loaded (loading.py);
+    `last_prompt_s`: of the prompt given to it last.
 
     A named tuple, like all that is read once for each ask and machine: a frozen dataclass takes thrice the time.
     """
@@ -77,6 +78,7 @@ class Candidate(NamedTuple):
     largest_context_tokens: int = 0
     indexed_blocks: int = 0
     ready_at_s: float = 0.0
+    last_prompt_s: float = 0.0
 
 
 def clamp(value: float, low: float, high: float) -> float:

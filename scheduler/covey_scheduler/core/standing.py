@@ -43,7 +43,7 @@ class Standing(NamedTuple):
 
 def standing_of(candidate: Candidate, settings: SchedulerSettings) -> Standing:
     """For a machine that offers the model. Made twice for each ask: rare terms are asked for only where they count."""
-    machine, requests, tokens, done_at_s, failures, _, indexed_blocks, ready_at_s = candidate
+    machine, requests, tokens, done_at_s, failures, _, indexed_blocks, ready_at_s, _ = candidate
     load, speeds = machine.load, machine.speeds
     assert load is not None, "filters come first"
     doubt = 1.0 if speeds.measured else 1.0 + settings.unmeasured_penalty
