@@ -116,8 +116,11 @@ def test_openais_own_client_does_all_of_it(pool: AgentPool) -> None:
         input_file_id=file.id, endpoint=CHAT, completion_window="24h", metadata={"job": "nightly"}
     )
     assert batch.status == "validating"
+    # Another, since this one may end at any moment.
+    lasting = start(client, line(0, max_tokens=3000))
     with pytest.raises(openai.ConflictError):
-        client.files.delete(file.id)
+        client.files.delete(lasting.input_file_id)
+    client.batches.cancel(lasting.id)
     batch = ended(client, batch.id)
     assert (batch.status, batch.model, batch.metadata) == ("completed", SHARED_MODEL, {"job": "nightly"})
     assert (batch.request_counts.completed, batch.request_counts.failed) == (20, 1)

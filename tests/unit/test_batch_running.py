@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from covey_gateway.core.batches.state import Batch, Status
 from covey_gateway.core.errors import Code, GatewayError
 from covey_gateway.core.front import IncomingRequest
 from covey_gateway.io.batches import library as library_module
-from covey_gateway.io.batches.database import PAGE_BYTES, StorageFullError
+from covey_gateway.io.batches.database import PAGE_BYTES, Database, StorageFullError
 from covey_gateway.io.batches.files import FileStore
 from covey_gateway.io.batches.library import BatchLibrary
 
@@ -48,6 +49,10 @@ async def becomes(condition: Callable[[], bool]) -> None:
 
 def lines(count: int) -> bytes:
     return b"".join(line(f"id-{i}", seed=i) for i in range(count))
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
 
 
 def custom_ids(*found: list[dict[str, Any]]) -> Counter[str]:
@@ -422,6 +427,22 @@ async def test_an_agent_starts_on_a_full_disk_and_lets_go_of_what_was_left_there
     await library.delete_expired()
     assert (await library.used())[1] == 0
     await library.close()
+
+
+@pytest.mark.asyncio
+async def test_what_was_deleted_is_free_again_and_soon_outside_of_the_file_too(tmp_path: Path) -> None:
+    async with Machine(tmp_path, FakeDoor()) as machine:
+        database, call = machine.library._database, machine.library.call
+        assert database is not None
+        await call(database.run, "PRAGMA wal_autocheckpoint = 0")
+        with patch("os.statvfs", return_value=os.statvfs(tmp_path)):
+            empty = await call(database.free_bytes)
+            with patch.object(Database, "give_back"):
+                await machine.library.delete_file("", await machine.upload(b"x" * 2**20))
+            assert await call(database.free_bytes) >= empty + 2**20
+        assert size_of(tmp_path) > 2**20
+        await machine.library.delete_expired()
+        assert size_of(tmp_path) < 2**19
 
 
 @pytest.mark.asyncio

@@ -118,16 +118,24 @@ class Database:
     def give_back(self) -> None:
         """Free pages go to the file system, some at a time."""
         with contextlib.suppress(sqlite3.OperationalError):
-            self.rows(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
+            # Not `execute`: that takes one step of it, which is one page.
+            self._connection.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
+
+    def tidy(self) -> None:
+        """Now and then: all that is free goes to the file system, the log's room too."""
+        self.give_back()
+        with contextlib.suppress(sqlite3.OperationalError):
+            self.rows("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @property
     def folder(self) -> Path:
         return self._path.parent
 
     def free_bytes(self) -> int:
-        """Of the disk, for this user."""
+        """Of the disk, for this user, with what is free inside the file."""
         found = os.statvfs(self.folder)
-        return found.f_bavail * found.f_frsize
+        (pages,) = self.row("PRAGMA freelist_count")
+        return found.f_bavail * found.f_frsize + int(pages) * PAGE_BYTES
 
     def close(self) -> None:
         self._connection.close()

@@ -220,6 +220,8 @@ class BatchLibrary:
         for file_id in gone:
             await self.call(self.files.drop, file_id)
         await self.call(self.batches.forget_ended, now_s - int(self.settings.kept_s))
+        if self._database is not None:
+            await self.call(self._database.tidy)
         return len(gone)
 
     async def call(self, function: Callable[..., _T], *arguments: object) -> _T:
