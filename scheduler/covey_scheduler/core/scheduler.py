@@ -11,9 +11,7 @@ ask may take (room.py), which deadlines cannot be kept (deadlines.py), what is k
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from covey_mesh.core.asking import (
     TURNED_AWAY_DEADLINE,
@@ -30,13 +28,13 @@ from covey_mesh.core.facts import PoolView
 from covey_mesh.core.names import NodeId
 from covey_scheduler.core import events
 from covey_scheduler.core.account import PoolAccount
-from covey_scheduler.core.charges import NOTHING, Charge, expected_charge, true_charge
+from covey_scheduler.core.charges import Charge, expected_charge, true_charge
 from covey_scheduler.core.clean_ask import clean_ask
 from covey_scheduler.core.collecting import Collecting
 from covey_scheduler.core.deadlines import Hopeless, hopeless, line_s
 from covey_scheduler.core.decisions import Verdicts
 from covey_scheduler.core.events import Effect, Event, Reply
-from covey_scheduler.core.inflight import RequestKey
+from covey_scheduler.core.known import Known, KnownRequests
 from covey_scheduler.core.pickers import Rotation
 from covey_scheduler.core.planning import Waiting, starting, together_max, wait_as_planned
 from covey_scheduler.core.policies import policy_named
@@ -52,19 +50,6 @@ LOOK_AGAIN_S_MIN = 0.005
 """A queue that waits for a machine's prompts is looked at again after this time at the earliest."""
 
 
-@dataclass(slots=True)
-class _Known:
-    """The latest attempt heard of for one request; `answer` once it was assigned."""
-
-    attempt: int
-    model: str
-    user: str
-    answer: Answer | None = None
-    charged: Charge = NOTHING
-    told: bool = False
-    """It ran before this machine led: its prompt was charged by the leader before."""
-
-
 class Scheduler:
     """Runs on every machine; decides only between BecameLeader and LostLeadership."""
 
@@ -76,7 +61,7 @@ class Scheduler:
         self._collecting = Collecting(self._settings.collect_s)
         self._pool = PoolAccount(self_id, self._settings, self._policy)
         self._queues = Queues(self._settings, self._pool.holdings)
-        self._known: OrderedDict[RequestKey, _Known] = OrderedDict()
+        self._known = KnownRequests(self._settings.known_requests_max)
         self._rotation = Rotation()
         self._unix_s = 0.0
         self._wake_at_s: float | None = None
@@ -190,7 +175,7 @@ class Scheduler:
                 return [Reply(gateway, given)]
         self._queues.remove(key)
         self._pool.inflight.release(key)
-        self._remember(key, _Known(ask.attempt, ask.model, ask.user))
+        self._known.remember(key, Known(ask.attempt, ask.model, ask.user))
         if self._queues.queue(ask.model) is None and not self._still_collecting(now_s):
             alone = self._started_alone(now_s, gateway, ask)
             if alone is not None:
@@ -216,7 +201,7 @@ class Scheduler:
         self._queues.told(ask.model, ask.user, ask.user_ahead_tokens, answer_charge)
         answer = Answer(ask.request_id, ask.attempt, Outcome.ASSIGNED, node_id)
         charged = Charge(0.0, answer_charge)
-        self._remember(key, _Known(ask.attempt, ask.model, ask.user, answer, charged, told=True))
+        self._known.remember(key, Known(ask.attempt, ask.model, ask.user, answer, charged, told=True))
 
     def _renewed(self, queued: Entry, ask: Ask) -> Entry:
         """A machine left out when the ask came may be fit again by now."""
@@ -251,7 +236,7 @@ class Scheduler:
         self._pool.refresh(known.model, now_s)
         return self._drain(now_s, known.model)
 
-    def _settle_account(self, now_s: float, known: _Known, node_id: NodeId, report: AttemptReport) -> None:
+    def _settle_account(self, now_s: float, known: Known, node_id: NodeId, report: AttemptReport) -> None:
         """Correct the charge to what was really done, once; count failures of the machine, not its refusals."""
         true = true_charge(known.charged, report, self._settings)
         if known.told:
@@ -397,8 +382,8 @@ class Scheduler:
         known = self._known.get(entry.key)
         if known is None:
             # Forgotten while it waited.
-            known = _Known(ask.attempt, ask.model, ask.user)
-            self._remember(entry.key, known)
+            known = Known(ask.attempt, ask.model, ask.user)
+            self._known.remember(entry.key, known)
         known.answer, known.charged = answer, charged
         return Reply(entry.gateway, answer)
 
@@ -432,7 +417,7 @@ class Scheduler:
     def _refuse(
         self, now_s: float, entry: Entry, ranking: Ranking, why: str, retry_ms: int, turned_away: str = ""
     ) -> Effect:
-        self._known.pop(entry.key, None)
+        self._known.forget(entry.key)
         decision = self._decision(now_s, entry, Outcome.NO_CANDIDATE, ranking, refused=why, turned_away=turned_away)
         ask = entry.ask
         answer = Answer(ask.request_id, ask.attempt, Outcome.NO_CANDIDATE, None, decision, retry_ms)
@@ -464,12 +449,6 @@ class Scheduler:
             candidates=Verdicts(ranking, self._settings.candidates_recorded_max, refused),
             turned_away=turned_away,
         )
-
-    def _remember(self, key: RequestKey, known: _Known) -> None:
-        self._known[key] = known
-        self._known.move_to_end(key)
-        while len(self._known) > self._settings.known_requests_max:
-            self._known.popitem(last=False)
 
     def _next_wake_s(self, now_s: float, event: Event) -> float | None:
         """Only a Tick puts the next recheck off: a stream of other events must not starve deadlines and the sweep."""

@@ -43,20 +43,21 @@ class Standing(NamedTuple):
 
 def standing_of(candidate: Candidate, settings: SchedulerSettings) -> Standing:
     """For a machine that offers the model. Made twice for each ask: rare terms are asked for only where they count."""
-    machine, requests, tokens, done_at_s, failures, _, indexed_blocks, ready_at_s, _ = candidate
+    machine, done_at_s, ready_at_s = candidate.machine, candidate.prompts_done_at_s, candidate.ready_at_s
     load, speeds = machine.load, machine.speeds
     assert load is not None, "filters come first"
     doubt = 1.0 if speeds.measured else 1.0 + settings.unmeasured_penalty
-    running, waiting, limit = load.running_requests + requests, load.waiting_requests, load.running_limit
+    running, waiting = load.running_requests + candidate.reserved_requests, load.waiting_requests
+    limit = load.running_limit
     if running < 0:
         running = 0
     before_s = machine.round_trip_s
     if limit and running + waiting >= limit:
         before_s += slot_s(candidate, settings)
-    if failures:
+    if candidate.recent_failures:
         before_s += failures_s(candidate, settings)
     batch = running + 1 if not limit or running < limit else limit
-    held = load.kv_cache_tokens_total - load.kv_cache_tokens_free + tokens
+    held = load.kv_cache_tokens_total - load.kv_cache_tokens_free + candidate.reserved_tokens
     return Standing(
         candidate,
         running,
@@ -67,7 +68,7 @@ def standing_of(candidate: Candidate, settings: SchedulerSettings) -> Standing:
         machine.attention_per_token,
         doubt / stream_tokens_per_s(candidate, batch, settings),
         held if held > 0 else 0,
-        indexed_blocks,
+        candidate.indexed_blocks,
     )
 
 

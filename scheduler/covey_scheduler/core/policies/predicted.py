@@ -23,11 +23,12 @@ def predicted(
     weight = settings.answer_weight
     answer = weight * question.output_tokens
     return [
-        (done_at_s - now_s if done_at_s > now_s else 0.0)
-        + before_s
-        + (prompt - hit) * prefill_s * (1.0 + 0.5 * (prompt + hit) * attention) * (1.0 + weight * running)
-        + answer * decode_s
-        for (_, running, _, done_at_s, before_s, prefill_s, attention, decode_s, _, _), hit in zip(
-            machines, cached, strict=True
-        )
+        (machine.prompts_done_at_s - now_s if machine.prompts_done_at_s > now_s else 0.0)
+        + machine.before_s
+        + (prompt - hit)
+        * machine.prefill_s_per_token
+        * (1.0 + 0.5 * (prompt + hit) * machine.attention_per_token)
+        * (1.0 + weight * machine.running)
+        + answer * machine.decode_s_per_token
+        for machine, hit in zip(machines, cached, strict=True)
     ]

@@ -1,0 +1,52 @@
+"""The latest attempt heard of for each request: for duplicates, and for correcting what was charged. Bounded.
+
+Not here: what follows of it (scheduler.py).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from covey_mesh.core.asking import Answer
+from covey_scheduler.core.charges import NOTHING, Charge
+from covey_scheduler.core.inflight import RequestKey
+
+
+@dataclass(slots=True)
+class Known:
+    """One request; `answer` once it was assigned."""
+
+    attempt: int
+    model: str
+    user: str
+    answer: Answer | None = None
+    charged: Charge = NOTHING
+    told: bool = False
+    """It ran before this machine led: its prompt was charged by the leader before."""
+
+
+class KnownRequests:
+    """At most `requests_max`; the one remembered longest ago is forgotten."""
+
+    def __init__(self, requests_max: int) -> None:
+        self._requests_max = requests_max
+        self._requests: OrderedDict[RequestKey, Known] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def get(self, key: RequestKey) -> Known | None:
+        return self._requests.get(key)
+
+    def remember(self, key: RequestKey, known: Known) -> None:
+        self._requests[key] = known
+        self._requests.move_to_end(key)
+        if len(self._requests) > self._requests_max:
+            self._requests.popitem(last=False)
+
+    def forget(self, key: RequestKey) -> None:
+        self._requests.pop(key, None)
+
+    def clear(self) -> None:
+        self._requests.clear()
