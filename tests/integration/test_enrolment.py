@@ -79,8 +79,8 @@ async def test_a_machine_joins_and_is_at_home(keeper: Keeper, tmp_path: Path) ->
     assert load(tmp_path / "new") == identity
     assert steps[0] == f"asking {keeper.address}"
     near, far = Machine(identity), Machine(keeper.identity)
-    await near.transport.start()
-    await far.transport.start()
+    await near.start()
+    await far.start()
     link, _ = await connect(near, far)
     assert link.peer == keeper.identity.node_id
     await near.transport.close()

@@ -122,9 +122,10 @@ def test_only_the_gateway_and_the_link_listen_on_the_network(pool: LanPool) -> N
         assert listening(agent.pid, "udp") == {5353}
 
 
+@pytest.mark.parametrize("port", [LINK_PORT, DATA_PORT])
 @pytest.mark.parametrize("opening", OPENINGS, ids=["HTTP/1.1", "HTTP/2", "zeros", "ones"])
-def test_the_link_says_nothing_to_raw_tcp(pool: LanPool, stranger: Host, opening: bytes) -> None:
-    assert heard_nothing(stranger, pool["h2"], LINK_PORT, opening, None)
+def test_the_link_says_nothing_to_raw_tcp(pool: LanPool, stranger: Host, opening: bytes, port: int) -> None:
+    assert heard_nothing(stranger, pool["h2"], port, opening, None)
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -135,7 +136,8 @@ def test_the_link_says_nothing_without_a_certificate_of_the_pool(
     forged = with_names_of(tmp_path / "forged", pool_id(pool), pool["h1"].node_id)
     shown = {"nobody's": None, "another pool's": foreign, "forged": forged}[whose]
     for agent in pool.members:
-        assert heard_nothing(stranger, agent, LINK_PORT, HTTP2_PREFACE, client_tls(shown, version))
+        for port in (LINK_PORT, DATA_PORT):
+            assert heard_nothing(stranger, agent, port, HTTP2_PREFACE, client_tls(shown, version))
 
 
 def test_the_link_talks_to_a_machine_of_the_pool(pool: LanPool, stranger: Host) -> None:
@@ -164,7 +166,7 @@ def test_the_enrolment_port_is_open_during_an_invitation_only_and_says_nothing_w
         with pytest.raises(ConnectionRefusedError):
             exchange(stranger, str(agent.host.address), ENROL_PORT, b"hello")
     token = keeper.covey("invite")["token"]
-    assert listening(keeper.pid, "tcp") == {HTTP_PORT, GRPC_PORT, LINK_PORT, ENROL_PORT}
+    assert listening(keeper.pid, "tcp") == {HTTP_PORT, GRPC_PORT, LINK_PORT, DATA_PORT, ENROL_PORT}
     for opening in (*OPENINGS, b"\0\0\0\x10" + bytes(16)):
         assert heard_nothing(stranger, keeper, ENROL_PORT, opening, None)
     for shown in (None, foreign):

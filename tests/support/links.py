@@ -230,7 +230,7 @@ async def connect(dialing: Machine, listening: Machine) -> tuple[Link, Link]:
     assert not dialing.events.failures, dialing.events.failures
     await listening.events.until(lambda: len(listening.events.links) > ups)
     near, far = dialing.grpc_link, listening.grpc_link
-    if near.data_ticket:
+    if near.data_ticket and near.facts.data_port:
         await polled(lambda: near.on_data_channel and far.on_data_channel)
     return near, far
 
