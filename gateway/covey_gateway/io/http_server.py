@@ -85,22 +85,11 @@ class HttpServer:
 
     async def start(self) -> None:
         """Raises OSError when an address is taken."""
-        loop = asyncio.get_running_loop()
-        settings = self.settings
-        self.port = settings.port
-        for _ in range(max(1, settings.shares)):
-            tcp = await loop.create_server(
-                lambda: HttpConnection(self, unix=False), settings.host, self.port, backlog=BACKLOG, reuse_address=True,
-                reuse_port=settings.shares > 0,
-            )  # fmt: skip
-            self._servers.append(tcp)
-            self.port = tcp.sockets[0].getsockname()[1]
-        if settings.unix_path:
-            try:
-                self._servers.append(await self._listen_unix(settings.unix_path))
-            except OSError:
-                self._stop_listening()
-                raise
+        try:
+            await self._listen()
+        except OSError:
+            self._stop_listening()
+            raise
         self._sweep()
 
     async def drain(self, grace_s: float) -> bool:
@@ -136,6 +125,19 @@ class HttpServer:
         for server in self._servers:
             server.close()
         self._servers.clear()
+
+    async def _listen(self) -> None:
+        settings = self.settings
+        self.port = settings.port
+        for _ in range(max(1, settings.shares)):
+            tcp = await asyncio.get_running_loop().create_server(
+                lambda: HttpConnection(self, unix=False), settings.host, self.port, backlog=BACKLOG, reuse_address=True,
+                reuse_port=settings.shares > 0,
+            )  # fmt: skip
+            self._servers.append(tcp)
+            self.port = tcp.sockets[0].getsockname()[1]
+        if settings.unix_path:
+            self._servers.append(await self._listen_unix(settings.unix_path))
 
     async def _listen_unix(self, path: str) -> asyncio.Server:
         remove_stale_socket(Path(path))

@@ -132,7 +132,7 @@ class GatewayProcesses:
             pause_s = restart_pause_s(failures)
             self.restarts += 1
             _log.warning(
-                "a gateway process ended and is started again; its connections broke",
+                "a gateway process ended and is started again",
                 extra={"gateway_process": number, "reason": why, "pause_s": pause_s},
             )
             await asyncio.sleep(pause_s)
