@@ -12,7 +12,7 @@ CHAOS_ARGUMENTS ?=
 RUNS ?= 30
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test chaos check format proto freeze bench bench-failover clean sim growth
+.PHONY: help setup run demo test compile test-compiled chaos check format proto freeze bench bench-failover clean sim growth
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,12 @@ demo: setup ## the same, proving itself: kills the leader, streams on, prints me
 test: setup ## all tests
 	@$(PYTHON) tools/setup.py --test-tools
 	@$(BIN)/python -m pytest $(PYTEST_ARGUMENTS)
+
+compile: setup ## the hot modules with mypyc, into build/compiled: covey then needs less CPU a request (needs a C compiler)
+	@$(BIN)/python tools/compile.py
+
+test-compiled: setup ## the unit tests of the compiled modules, against the compiled build
+	@$(BIN)/python tools/compile.py --test $(PYTEST_ARGUMENTS)
 
 chaos: setup ## every scenario of failure on a LAN of namespaces (root); writes docs/benchmarks/failover.md
 	@$(BIN)/python -m tests.lan.chaos --report $(CHAOS_ARGUMENTS)

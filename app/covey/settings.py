@@ -21,7 +21,15 @@ from covey.places import SETTINGS_NAME, SYSTEM_SETTINGS, default_runtime_dir, de
 PREFIX = "COVEY_"
 # Read by the commands and by tools/setup.py, not settings of an agent.
 COMMAND_VARIABLES = frozenset(
-    {"COVEY_CONFIG", "COVEY_ENDPOINT", "COVEY_API_KEY", "COVEY_VENV", "COVEY_ENGINE_BUILD", "COVEY_ENGINE_PARENT_PID"}
+    {
+        "COVEY_CONFIG",
+        "COVEY_ENDPOINT",
+        "COVEY_API_KEY",
+        "COVEY_COMPILED",
+        "COVEY_VENV",
+        "COVEY_ENGINE_BUILD",
+        "COVEY_ENGINE_PARENT_PID",
+    }
 )
 # Kubernetes puts COVEY_SERVICE_HOST, COVEY_PORT_... into every container beside a service called covey.
 _INJECTED = ("COVEY_SERVICE_", "COVEY_PORT")

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from covey.cli import batch as batch_module
-from covey.cli import cli
 from covey.cli.agent_client import AgentClient
+from covey.cli.group import cli
 from covey.errors import ExitCode, RefusedError, UserError
 
 LINE = b'{"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": {"model": "m"}}\n'

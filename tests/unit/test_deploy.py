@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from covey.cli import cli
+from covey.cli.group import cli
 from covey.config import Configuration
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from tests.support.links import new_pool
 
-from covey.cli import cli
+from covey.cli.group import cli
 from covey.doctor import examination, probes
 from covey.doctor.examination import Examination
 from covey.doctor.finding import Finding, fail, warn

