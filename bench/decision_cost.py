@@ -5,7 +5,8 @@
 A decision is everything from the prompt to the answer: the gateway hashes the prompt's blocks, the leader filters,
 predicts, queues, reserves and records. Beside it, turn by turn and with the same prompts, decides a router that does
 what LMetric needs and nothing else (bench/support/plain_lmetric.py). Prompts come from conversations that share their
-first quarter; each request ends as the sixteenth after it begins.
+first quarter; each request ends as the sixteenth after it begins. What either does then is no part of a decision:
+nobody waits for it, and both bring the request's machine up to date at that moment.
 
 "after a report": a machine's new load is taken in before each ask. "record read": the record's verdicts are worked out
 too, as for `covey explain`. Last comes one line `ratio NAME VALUE` for each size of pool.
