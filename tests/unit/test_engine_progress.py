@@ -151,6 +151,23 @@ def test_a_wedged_engine_is_asked_until_it_answers() -> None:
     assert watched.run(60.0, []) == []
 
 
+def test_an_engine_that_falls_silent_again_is_asked_again() -> None:
+    watched = Watched()
+    for _ in range(3):
+        assert [step for _, step in watched.run(LIMIT_S / 2 + BEAT_S, [ANSWERING])] == [Step.ASK]
+        watched.run(BEAT_S, [ANSWERING], moving=True)
+
+
+def test_an_engine_that_wedges_again_has_its_whole_time_again() -> None:
+    watched = Watched()
+    watched.run(60.0, [ANSWERING])
+    watched.run(RESTART_AFTER_S - 5.0, [])
+    watched.progress.answered()
+    watched.run(60.0, [ANSWERING])
+    assert watched.progress.state is State.WEDGED
+    assert Step.RESTART not in [step for _, step in watched.run(RESTART_AFTER_S - BEAT_S, [])]
+
+
 def test_a_wedged_engine_that_stays_silent_is_started_again() -> None:
     watched = Watched()
     watched.run(60.0, [ANSWERING])

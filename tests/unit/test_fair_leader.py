@@ -195,6 +195,7 @@ def test_refused_work_is_not_charged_and_counts_against_no_machine() -> None:
         ({"failed": True}, Charge()),
         ({"failed": True, "output_tokens": 3}, Charge(90.0, 6.0)),
         ({"failed": True, "refused": True}, Charge()),
+        ({"refused": True}, Charge()),
         ({"withdrawn": True}, Charge()),
     ],
 )

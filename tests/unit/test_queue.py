@@ -143,6 +143,22 @@ def test_a_counter_never_falls_below_zero_and_users_are_bounded() -> None:
     assert counters.of("u9") == 0
 
 
+def test_the_user_unseen_for_longest_is_forgotten() -> None:
+    counters = VirtualCounters(2)
+    for user in ("early", "late", "early", "new"):
+        counters.charge(user, 10, last_waiting=False)
+    assert [counters.of(user) for user in ("early", "late", "new")] == [20, 0, 10]
+
+
+def test_the_model_unheard_of_for_longest_is_forgotten() -> None:
+    queues = Queues(SchedulerSettings(models_max=2))
+    for model in ("early", "late", "early", "new"):
+        queues.charge(model, "u", 10)
+    assert [queues.counters(model).of("u") for model in ("early", "new")] == [20, 10]
+    queues.clear()
+    assert queues.counters("early").of("u") == 0
+
+
 def test_a_full_queue_turns_away_the_newest_of_who_holds_most() -> None:
     queues = Queues(SchedulerSettings(queue_length_max=3))
     for number in range(3):
@@ -153,6 +169,26 @@ def test_a_full_queue_turns_away_the_newest_of_who_holds_most() -> None:
     again, refused = queues.add(GATEWAY, ask("h3", user="heavy"), 4.0)
     assert refused is again
     assert len(queues) == 3
+
+
+def test_who_has_nothing_waiting_any_more_is_not_among_the_users() -> None:
+    queues = Queues(SETTINGS)
+    queues.add(GATEWAY, ask("a", user="anna"), 0.0)
+    queues.add(GATEWAY, ask("b", user="ben"), 0.0)
+    queues.add(GATEWAY, ask("c", user="ben"), 0.0)
+    queues.remove((GATEWAY, "a"))
+    queues.remove((GATEWAY, "b"))
+    assert set(queues.users(MODEL)) == {"ben"}
+
+
+def test_the_sweep_comes_round_to_all() -> None:
+    queues = Queues(SETTINGS)
+    for number in range(5):
+        queues.add(GATEWAY, ask(f"r{number}"), float(number))
+    queue = queues.queue(MODEL)
+    assert queue is not None
+    seen = [entry.ask.request_id for _ in range(3) for entry in queue.next_to_check(2)]
+    assert seen == ["r0", "r1", "r2", "r3", "r4", "r0"]
 
 
 def test_all_models_together_are_bounded() -> None:

@@ -120,6 +120,16 @@ def test_a_machine_that_fails_fast_does_not_attract_everything() -> None:
     assert leader.placed(ask("c")) == node(1), "the failure is forgotten"
 
 
+def test_a_success_forgives_a_machines_failures() -> None:
+    leader = Leader([machine(1)])
+    for request_id in ("a", "b"):
+        leader.placed(ask(request_id))
+    leader.report("a", node_id=node(1), failed=True)
+    assert leader.scheduler._pool.failures.count(node(1), MODEL, leader.now_s) == 1
+    leader.report("b", node_id=node(1), output_tokens=5)
+    assert leader.scheduler._pool.failures.count(node(1), MODEL, leader.now_s) == 0
+
+
 # --- many asks ------------------------------------------------------------------------------------------------
 
 
@@ -404,6 +414,21 @@ def test_who_lost_leadership_forgets_the_queue_and_sends_nothing() -> None:
     assert leader.see(machine(1)) == []
     assert leader.ask(ask("r")) == []
     assert not leader.scheduler.leading
+
+
+def test_who_leads_again_does_not_repeat_what_it_said_before() -> None:
+    """Gateways have gone on without it: an old answer would send a request where it is not any more."""
+    leader = Leader([machine(1), machine(2, decode_tokens_per_s=10.0)])
+    assert leader.placed(ask("r", attempt=3)) == node(1)
+    leader._step(events.LostLeadership())
+    leader._step(events.BecameLeader(Ballot(9, node(1))))
+    leader.tick(5.0)
+    leader.see(gone=[node(1)])
+    assert leader.placed(ask("r", attempt=3)) == node(2)
+    leader._step(events.LostLeadership())
+    leader._step(events.BecameLeader(Ballot(19, node(1))))
+    leader.tick(5.0)
+    assert leader.placed(ask("r", attempt=1)) == node(2), "nor what it heard"
 
 
 def test_a_higher_ballot_of_the_same_leader_keeps_the_queue() -> None:
