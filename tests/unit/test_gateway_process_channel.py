@@ -15,7 +15,7 @@ from tests.unit.test_gateway_process_parts import SUMMARY, Recorder, member
 from tests.unit.test_streams import Sink, Work
 
 from covey_gateway.core.framing import framed
-from covey_gateway.io.processes import channel
+from covey_gateway.io.processes import channel, port
 from covey_gateway.io.processes.agent_mesh import AgentMesh
 from covey_gateway.io.processes.port import Port, Surroundings
 from covey_mesh.core.asking import Answer, Ask, AttemptReport, Outcome
@@ -264,6 +264,41 @@ async def test_what_a_lost_process_held_is_counted_and_its_attempts_are_aborted(
         assert await asyncio.wait_for(ends.port.over, WAIT_S) == "it is gone"
         assert ends.lost == [3]
         assert ends.mesh.works[0][1].calls == ["cancel"]
+
+
+@pytest.mark.asyncio
+async def test_what_a_lost_process_asked_for_is_taken_back() -> None:
+    """Queued asks would be given machines in nobody's name; those answered for good are not touched."""
+    async with connected() as ends:
+        for name in ("queued", "assigned", "refused", "done", "again"):
+            ends.process.send(A, Ask(name, 1, "m", 1, 1))
+        ends.process.send(B, Ask("again", 2, "m", 1, 1))
+        ends.process.send(A, AttemptReport("again", 1, withdrawn=True))  # of the attempt before
+        ends.process.send(A, AttemptReport("done", 1, A, output_tokens=3))
+        await until(lambda: len(ends.mesh.sent) == 8)
+        ends.port.answer(A, Answer("assigned", 1, Outcome.ASSIGNED, A))
+        ends.port.answer(A, Answer("refused", 1, Outcome.NO_CANDIDATE))
+        ends.mesh.sent.clear()
+        ends.process.channel.close()
+        await asyncio.wait_for(ends.port.over, WAIT_S)
+        assert sorted(ends.mesh.sent, key=lambda sent: sent[1].request_id) == [
+            (B, AttemptReport("again", 2, withdrawn=True)),
+            (A, AttemptReport("assigned", 1, withdrawn=True)),
+            (A, AttemptReport("queued", 1, withdrawn=True)),
+        ]
+
+
+@pytest.mark.asyncio
+async def test_asks_without_an_end_are_forgotten_at_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(port, "ASKS_KNOWN_MAX", 3)
+    async with connected() as ends:
+        for number in range(10):
+            ends.process.send(A, Ask(f"req-{number}", 1, "m", 1, 1))
+        await until(lambda: len(ends.mesh.sent) == 10)
+        ends.mesh.sent.clear()
+        ends.process.channel.close()
+        await asyncio.wait_for(ends.port.over, WAIT_S)
+        assert [sent.request_id for _, sent in ends.mesh.sent] == ["req-7", "req-8", "req-9"]
 
 
 @pytest.mark.asyncio

@@ -6,7 +6,7 @@ Not here: starting and ending the process (supervisor.py).
 from __future__ import annotations
 
 import asyncio
-import logging
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -15,7 +15,7 @@ from covey_gateway.io.processes import channel as channels
 from covey_gateway.io.processes.observed import Finished, GatewayObserver, RequestStarted, read_events
 from covey_gateway.io.processes.pool_change import ChangeWriter
 from covey_gateway.io.processes.relayed import addressed, message_of
-from covey_mesh.core.asking import Answer, Ask, AttemptReport
+from covey_mesh.core.asking import Answer, Ask, AttemptReport, Outcome
 from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, ResponseSink, Upstream
 from covey_mesh.core.facts import PoolView
 from covey_mesh.core.messages import Query, QueryReply
@@ -27,7 +27,8 @@ from covey_mesh.io.queries import Queries
 from covey_mesh.wire.v1 import link_pb2
 from covey_mesh.wire.v1.link_pb2 import Item
 
-_log = logging.getLogger(__name__)
+ASKS_KNOWN_MAX = 8192
+"""Asks of one process whose end is not known; the oldest are forgotten, and expire at the leader by themselves."""
 
 
 class PortMesh(Protocol):
@@ -64,6 +65,7 @@ class Port:
         self._around = around
         self._changes = ChangeWriter()
         self._queries = Queries(loop, self._send_query)
+        self._asks: OrderedDict[str, tuple[NodeId, int]] = OrderedDict()
         self._last_beat = 0
         self._last_echo = 0
 
@@ -76,6 +78,8 @@ class Port:
             self.channel.send(Item(pool_change=change))
 
     def answer(self, leader: NodeId, answer: Answer) -> None:
+        if answer.outcome is Outcome.NO_CANDIDATE:
+            self._asks.pop(answer.request_id, None)
         self.channel.send(Item(relayed=addressed(leader, answer)))
 
     def drain(self, grace_s: float) -> None:
@@ -116,6 +120,7 @@ class Port:
         held, self.in_flight = self.in_flight, 0
         if held:
             self._around.requests_lost(held)
+        self._take_back()
         if not self.over.done():
             self.over.set_result(why)
 
@@ -131,9 +136,26 @@ class Port:
         node_id, message = message_of(relayed)
         if isinstance(message, Answer) or message is None:
             raise PeerProtocolError("a message that no gateway sends")
+        self._note(node_id, message)
         if not self._around.mesh.send(node_id, message) and isinstance(message, Ask):
             # A gateway whose leader cannot be reached decides alone at once.
             self.tell_pool(((node_id, LinkLoss.RESET),))
+
+    def _note(self, leader: NodeId, message: Ask | AttemptReport) -> None:
+        """Who was asked for what, until the attempt is reported."""
+        if isinstance(message, Ask):
+            self._asks[message.request_id] = (leader, message.attempt)
+            self._asks.move_to_end(message.request_id)
+            if len(self._asks) > ASKS_KNOWN_MAX:
+                self._asks.popitem(last=False)
+        elif self._asks.get(message.request_id, (leader, -1))[1] == message.attempt:
+            del self._asks[message.request_id]
+
+    def _take_back(self) -> None:
+        """Nobody waits for these any more: they must not stand in the leader's queue, nor count as running."""
+        asks, self._asks = self._asks, OrderedDict()
+        for request_id, (leader, attempt) in asks.items():
+            self._around.mesh.send(leader, AttemptReport(request_id, attempt, withdrawn=True))
 
     def _take_observed(self, raw: bytes) -> None:
         observer = self._around.observer
