@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bench.routing.paired import interval, paired
 from bench.routing.pool import Fault, Pool, Scenario
-from bench.routing.trace import BLOCK_TOKENS, Request, read_trace, sample
+from bench.routing.trace import BLOCK_TOKENS, Request, prompts_alone_s, read_trace, sample
 from bench.support.svg import line_chart
 from covey_scheduler.core.policies import POLICIES
 from covey_scheduler.core.settings import SchedulerSettings
@@ -74,13 +74,25 @@ def run(job: Job) -> Result:
         **({"settle_s": 0.003} if clairvoyant else {}),
     )
     served = Pool(requests, scenario, settings).run()
-    first = sorted(each.first_token_s for each in served)
+    first = [each.first_token_s for each in served]
     assert len(first) == job.requests, "every request counts"
     return Result(
         statistics.fmean(first),
-        first[min(len(first) - 1, math.ceil(0.99 * len(first)) - 1)],
+        p99(first),
         statistics.fmean(each.completion_s for each in served),
     )
+
+
+def p99(values: Sequence[float]) -> float:
+    return sorted(values)[min(len(values) - 1, math.ceil(0.99 * len(values)) - 1)]
+
+
+def floor(jobs: Sequence[Job]) -> tuple[float, float]:
+    """(mean, p99) time to the first token below which no policy comes, the mean over samples."""
+    found = [
+        prompts_alone_s(sample(_trace(j.trace), j.requests, j.load, sum(j.speeds), j.seed), max(j.speeds)) for j in jobs
+    ]
+    return statistics.fmean(map(statistics.fmean, found)), statistics.fmean(map(p99, found))
 
 
 def parse_fault(text: str, duration_s: float) -> Fault:
@@ -181,7 +193,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"\n{chosen.trace.name}, speeds {chosen.speeds}, load {load}, {chosen.seeds} samples of "
                 f"{chosen.requests} requests, reports every {chosen.stale} s, faults {list(faults)}"
             )
-            print("\n".join(table(results)), flush=True)
+            print("\n".join(table(results)))
+            mean, highest = floor(jobs[: chosen.seeds])
+            print(
+                f"no policy: {mean:.3f} mean, {highest:.3f} p99: each prompt alone on the fastest, every prefix cached"
+            )
             for policy, runs in results.items():
                 means.setdefault(policy, []).append((load, statistics.fmean(each.first_token_mean for each in runs)))
             if OURS in results and len(results) > 1:

@@ -90,7 +90,25 @@ def sample(
 
 def work_s(requests: Sequence[Request], profile: EngineProfile = PROFILE) -> float:
     """Seconds of one machine of speed 1 for all of them, each prefix computed once."""
-    seen, total = set[int](), 0.0
+    cached = cached_anywhere(requests)
+    return sum(
+        profile.request_s(each.prompt_tokens, known, each.output_tokens)
+        for each, known in zip(requests, cached, strict=True)
+    )
+
+
+def prompts_alone_s(requests: Sequence[Request], speed: float, profile: EngineProfile = PROFILE) -> list[float]:
+    """Seconds of each prompt on an idle machine of this speed that holds every prefix seen before: no policy gives a
+    first token sooner."""
+    cached = cached_anywhere(requests)
+    return [
+        profile.request_s(each.prompt_tokens, known, 0) / speed for each, known in zip(requests, cached, strict=True)
+    ]
+
+
+def cached_anywhere(requests: Sequence[Request]) -> list[int]:
+    """Tokens of each prompt that an earlier one of these requests began with."""
+    seen, found = set[int](), []
     for request in requests:
         known = 0
         for block in request.blocks:
@@ -98,6 +116,5 @@ def work_s(requests: Sequence[Request], profile: EngineProfile = PROFILE) -> flo
                 break
             known += 1
         seen.update(request.blocks)
-        cached = min(known * BLOCK_TOKENS, request.prompt_tokens - 1)
-        total += profile.request_s(request.prompt_tokens, cached, request.output_tokens)
-    return total
+        found.append(min(known * BLOCK_TOKENS, request.prompt_tokens - 1))
+    return found

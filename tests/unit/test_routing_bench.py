@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from bench.routing.__main__ import CLAIRVOYANT, OURS, Job, Result, parse_fault, ratios, run
+from bench.routing.__main__ import CLAIRVOYANT, OURS, Job, Result, floor, parse_fault, ratios, run
 from bench.routing.engine import Engine, EngineProfile, Sequence_
 from bench.routing.paired import paired, sign_flip_p
-from bench.routing.trace import Request, read_trace, sample, work_s
+from bench.routing.trace import Request, prompts_alone_s, read_trace, sample, work_s
 
 PROFILE = EngineProfile(
     step_s=1.0, prompt_token_s=0.01, attention_s=0.0, stream_s=0.0, context_token_s=0.0, chunk_tokens=100
@@ -56,6 +56,19 @@ def test_a_sample_offers_the_load_that_was_asked_for(mooncake: Path) -> None:
     assert work_s(picked) / picked[-1].arrival_s == pytest.approx(0.5 * 2.0, rel=0.01)
     assert picked == sample(read_trace(mooncake), 40, load=0.5, speed_sum=2.0, seed=3)
     assert picked != sample(read_trace(mooncake), 40, load=0.5, speed_sum=2.0, seed=4)
+
+
+def test_no_policy_comes_below_each_prompt_alone(mooncake: Path) -> None:
+    requests = [Request(n, n / 10, 1024, 5, (7, n)) for n in range(3)]
+    # 1,024 tokens in 0.130 s of speed 1, of which the second and third have half in the cache.
+    first, *others = prompts_alone_s(requests, speed=2.0)
+    assert first == pytest.approx(1024 / 16_000, rel=0.05)
+    assert others == pytest.approx([512 / 16_000] * 2, rel=0.05)
+    jobs = [Job(mooncake, "lmetric", (1.0, 0.5), 0.5, seed, 30, 0.25) for seed in range(2)]
+    mean_s, p99_s = floor(jobs)
+    served = [run(job) for job in jobs]
+    assert mean_s < sum(each.first_token_mean for each in served) / 2
+    assert p99_s < sum(each.first_token_p99 for each in served) / 2
 
 
 def test_a_prompt_in_chunks_then_one_token_a_step() -> None:
