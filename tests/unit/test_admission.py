@@ -109,6 +109,16 @@ def test_waiting_bodies_are_bounded_in_bytes() -> None:
     assert "bytes" in refused.failure.message
 
 
+@pytest.mark.parametrize("leaves", ["running", "waiting"])
+def test_bytes_of_bodies_that_wait_no_more_are_given_back(leaves: str) -> None:
+    door = admission(running=1, waiting=3)
+    first = admitted(door, "a", body=1)
+    large = admitted(door, "b", body=module.WAITING_BODY_BYTES_MAX)
+    assert offer(door, "c", body=1).failure is not None
+    door.release(large if leaves == "waiting" else first)
+    admitted(door, "c", body=module.WAITING_BODY_BYTES_MAX)
+
+
 def test_a_newer_attempt_supersedes() -> None:
     door = admission(running=1)
     old = admitted(door, "a", attempt=1)
