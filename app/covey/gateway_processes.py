@@ -30,7 +30,7 @@ from covey_mesh.core.names import NodeId
 from covey_mesh.io.mesh import MeshRuntime
 from covey_scheduler.core.sharding import ShardingSettings
 
-COMMAND = (sys.executable, "-m", "covey.gateway_process")
+COMMAND = (sys.executable, "-m", "covey.compiled", "covey.gateway_process")
 
 Shared = TypeVar("Shared", HttpSettings, RequestSettings, ShardingSettings)
 
