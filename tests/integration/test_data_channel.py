@@ -15,7 +15,8 @@ import pytest_asyncio
 from tests.support.links import WAIT_S, Answer, Machine, connect, new_member, new_pool, polled, request
 
 from covey_mesh.core.exchange import FailureCode
-from covey_mesh.core.limits import LINK_BACKLOG_BYTES_MAX
+from covey_mesh.core.framing import frame
+from covey_mesh.core.limits import LINK_BACKLOG_BYTES_MAX, STREAM_WINDOW_BYTES
 from covey_mesh.core.messages import Heartbeat, Query
 from covey_mesh.core.ports import LinkLoss
 from covey_mesh.io import data_accepting, data_dialing
@@ -24,6 +25,10 @@ from covey_mesh.io.hello import TICKET_BYTES
 from covey_mesh.io.identity import Identity, load
 from covey_mesh.io.link import GrpcLink
 from covey_mesh.io.tls_probe import client_context
+from covey_mesh.wire.v1.link_pb2 import Batch, Item, Moved, ResponseChunks
+
+UNEVEN = Batch(items=[Item(chunks=ResponseChunks(stream_ids=[1, 2], chunks=[b"x"]))]).SerializeToString()
+MOVED_AGAIN = Batch(items=[Item(moved=Moved())]).SerializeToString()
 
 
 class Pair:
@@ -252,7 +257,9 @@ async def test_the_dialing_side_demands_the_machine_of_its_link(pair: Pair, capl
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
-    "garbage", [b"\xff\xff\xff\xff", b"\0\0\0\2\xff\xff", b"\0\0\0\4\x0a\x02\x8a\x01"], ids=["long", "no-batch", "item"]
+    "garbage",
+    [b"\xff\xff\xff\xff", b"\0\0\0\2\xff\xff", b"\0\0\0\4\x0a\x02\x8a\x01", frame(UNEVEN), frame(MOVED_AGAIN)],
+    ids=["long", "no-batch", "item", "uneven", "moved-again"],
 )
 async def test_garbage_ends_the_link_and_is_told(pair: Pair, garbage: bytes) -> None:
     near, _ = await connect(pair.near, pair.far)
@@ -265,6 +272,31 @@ async def test_garbage_ends_the_link_and_is_told(pair: Pair, garbage: bytes) -> 
     await pair.far.events.until(lambda: pair.far.events.losses)
     assert pair.far.events.losses == [LinkLoss.PROTOCOL]
     assert (await answer.wait()).failure is not None
+
+
+@pytest.mark.asyncio
+async def test_one_answers_excess_and_one_readers_bug_touch_no_other(pair: Pair) -> None:
+    pair.far.node._ends = False
+    near, far = await connect(pair.near, pair.far)
+    answers = [Answer() for _ in range(3)]
+    for number, answer in enumerate(answers):
+        near.open(request(b"x", number), answer)
+        await asyncio.wait_for(answer.progressed.wait(), WAIT_S)
+
+    def fail(_: bytes) -> None:
+        raise RuntimeError("a bug of the gateway")
+
+    answers[1].data = fail  # type: ignore[method-assign]
+    packed = ResponseChunks(stream_ids=[1, 2, 3, 99], chunks=[bytes(STREAM_WINDOW_BYTES + 1), b"y", b"z", b"?"])
+    assert far._data is not None
+    far._data.send(Batch(items=[Item(chunks=packed)]).SerializeToString())
+    failure = (await answers[0].wait()).failure
+    assert failure is not None
+    assert failure.code is FailureCode.INTERNAL
+    pair.far.node.sources[2].sink.end(None)
+    assert (await answers[2].wait()).body == b"xz"
+    await polled(lambda: pair.far.node.sources[1].cancelled)
+    assert near.on_data_channel
 
 
 @pytest.mark.asyncio

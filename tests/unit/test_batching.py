@@ -16,11 +16,11 @@ from covey_mesh.io.batching import (
     Outbox,
     flush_delay_s,
 )
-from covey_mesh.wire.v1.link_pb2 import Heartbeat, Item, ResponseData, ResponseEnd, ResponseHead
+from covey_mesh.wire.v1.link_pb2 import Heartbeat, Item, RequestBody, ResponseData, ResponseEnd, ResponseHead
 
 
 def lane(outbox: Outbox, stream_id: int) -> Lane:
-    return outbox.lane(lambda chunk: Item(data=ResponseData(stream_id=stream_id, chunk=chunk)))
+    return outbox.lane(lambda chunk: Item(data=ResponseData(stream_id=stream_id, chunk=chunk)), answer_id=stream_id)
 
 
 def head(stream_id: int) -> Item:
@@ -49,6 +49,25 @@ def test_chunks_of_one_stream_leave_as_one_item_in_order() -> None:
     assert outbox.waiting_bytes == 0
     assert not outbox.urgent
     assert outbox.take() == []
+
+
+def test_a_peer_that_knows_it_gets_the_bytes_of_many_answers_as_one_item_each_in_its_place() -> None:
+    outbox = Outbox()
+    outbox.packs = True
+    one, two, three = (lane(outbox, number) for number in (1, 2, 3))
+    body = outbox.lane(lambda chunk: Item(body=RequestBody(stream_id=4, chunk=chunk)))
+    one.put_data(b"a", urgent=False)
+    one.put_data(memoryview(b"b"), urgent=False)
+    two.put_data(b"c", urgent=False)
+    two.put(end(2), urgent=False)
+    body.put_data(b"d", urgent=False)
+    three.put(head(3), urgent=False)
+    three.put_data(b"e", urgent=False)
+    items = outbox.take()
+    assert kinds(items) == ["chunks", "end", "body", "head", "chunks"]
+    assert (list(items[0].chunks.stream_ids), list(items[0].chunks.chunks)) == ([1, 2], [b"ab", b"c"])
+    assert (list(items[4].chunks.stream_ids), list(items[4].chunks.chunks)) == ([3], [b"e"])
+    assert outbox.waiting_bytes == 0
 
 
 def test_control_overtakes_waiting_data() -> None:

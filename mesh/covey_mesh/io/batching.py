@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from covey_mesh.core.limits import DATA_CHUNK_BYTES_MAX
-from covey_mesh.wire.v1.link_pb2 import Item
+from covey_mesh.wire.v1.link_pb2 import Item, ResponseChunks
 
 BATCH_TARGET_BYTES = 256 * 1024
 """A batch is closed when it has reached this; a single item may be larger."""
@@ -38,14 +38,28 @@ def flush_delay_s(now_s: float, last_flush_s: float, urgent: bool, waiting_bytes
     return max(0.0, last_flush_s + interval_s - now_s)
 
 
+class Packed:
+    """Bytes of answers that follow each other in a batch: one item for all of them costs less than one each."""
+
+    __slots__ = ("chunks", "stream_ids")
+
+    def __init__(self) -> None:
+        self.stream_ids: list[int] = []
+        self.chunks: list[bytes] = []
+
+    def item(self) -> Item:
+        return Item(chunks=ResponseChunks(stream_ids=self.stream_ids, chunks=self.chunks))
+
+
 class Lane:
     """One stream's items, in order."""
 
-    __slots__ = ("_chunk_item", "_entries", "_outbox", "queued", "started")
+    __slots__ = ("_answer_id", "_chunk_item", "_entries", "_outbox", "queued", "started")
 
-    def __init__(self, outbox: Outbox, chunk_item: Callable[[bytes], Item]) -> None:
+    def __init__(self, outbox: Outbox, chunk_item: Callable[[bytes], Item], answer_id: int | None) -> None:
         self._outbox = outbox
         self._chunk_item = chunk_item
+        self._answer_id = answer_id
         self._entries: deque[tuple[Item | None, bytes | memoryview, int]] = deque()
         self.started = False
         """True once anything of it was taken for a batch."""
@@ -72,7 +86,7 @@ class Lane:
     def __bool__(self) -> bool:
         return bool(self._entries)
 
-    def take_turn(self, items: list[Item]) -> int:
+    def take_turn(self, items: list[Item | Packed]) -> int:
         """Move up to one chunk of data, and the items around it, to `items`. Returns their bytes."""
         self.started = True
         taken_bytes, data_bytes = 0, 0
@@ -96,10 +110,20 @@ class Lane:
         self._emit(pieces, items)
         return taken_bytes
 
-    def _emit(self, pieces: list[bytes | memoryview], items: list[Item]) -> None:
-        if pieces:
-            items.append(self._chunk_item(b"".join(pieces)))  # of a single bytes object: itself
-            pieces.clear()
+    def _emit(self, pieces: list[bytes | memoryview], items: list[Item | Packed]) -> None:
+        if not pieces:
+            return
+        chunk = b"".join(pieces)  # of a single bytes object: itself
+        pieces.clear()
+        if self._answer_id is None or not self._outbox.packs:
+            items.append(self._chunk_item(chunk))
+            return
+        last = items[-1] if items else None
+        if not isinstance(last, Packed):
+            last = Packed()
+            items.append(last)
+        last.stream_ids.append(self._answer_id)
+        last.chunks.append(chunk)
 
 
 class Outbox:
@@ -110,6 +134,8 @@ class Outbox:
         self._turns: deque[Lane] = deque()
         self.waiting_bytes = 0
         self.urgent = False
+        self.packs = False
+        """The peer knows ResponseChunks."""
 
     @property
     def empty(self) -> bool:
@@ -122,9 +148,9 @@ class Outbox:
         self.waiting_bytes += size_bytes
         self.urgent = self.urgent or urgent
 
-    def lane(self, chunk_item: Callable[[bytes], Item]) -> Lane:
-        """A new stream's place; `chunk_item` wraps its bytes."""
-        return Lane(self, chunk_item)
+    def lane(self, chunk_item: Callable[[bytes], Item], answer_id: int | None = None) -> Lane:
+        """A new stream's place; `chunk_item` wraps its bytes. `answer_id`: they are those of that answer."""
+        return Lane(self, chunk_item, answer_id)
 
     def lane_grew(self, lane: Lane, size_bytes: int, urgent: bool) -> None:
         self.waiting_bytes += size_bytes
@@ -138,7 +164,7 @@ class Outbox:
 
     def take(self) -> list[Item]:
         """The next batch; empty when nothing waits."""
-        items: list[Item] = []
+        items: list[Item | Packed] = []
         batch_bytes = 0
         while self._control and batch_bytes < BATCH_TARGET_BYTES:
             item, size_bytes = self._control.popleft()
@@ -153,7 +179,7 @@ class Outbox:
         self.waiting_bytes -= batch_bytes
         if not self._control and not self._turns:
             self.urgent = False
-        return items
+        return [item.item() if isinstance(item, Packed) else item for item in items]
 
 
 _NOTHING = b""

@@ -202,7 +202,9 @@ class GrpcLink:
             if self._ended.done():
                 return
             case = item.WhichOneof("kind")
-            if case == "data":
+            if case == "chunks":
+                self._opened.chunks(item.chunks)
+            elif case == "data":
                 self._opened.data(item.data)
             elif case in _OPENED:
                 self._opened.receive(case, item)

@@ -169,6 +169,23 @@ class OpenedAttempts:
         except Exception:  # noqa: BLE001 - as in `receive`
             self._reader_failed(attempt)
 
+    def chunks(self, packed: link_pb2.ResponseChunks) -> None:
+        """The same of several answers. Raises PeerProtocolError."""
+        stream_ids, chunks = packed.stream_ids, packed.chunks
+        if len(stream_ids) != len(chunks):
+            raise PeerProtocolError(f"{len(chunks)} chunks for {len(stream_ids)} answers")
+        attempts = self._attempts
+        for stream_id, chunk in zip(stream_ids, chunks, strict=True):
+            attempt = attempts.get(stream_id)
+            if attempt is None:
+                continue
+            try:
+                attempt.on_data(chunk)
+            except PeerProtocolError:
+                raise
+            except Exception:  # noqa: BLE001 - as in `receive`
+                self._reader_failed(attempt)
+
     def receive(self, case: str, item: Item) -> None:
         """An answer's item; one for an attempt that is over is ignored. Raises PeerProtocolError."""
         if case == "data":

@@ -37,7 +37,9 @@ class ServedAttempt:
         stream_id = opening.stream_id
         self.stream_id = stream_id
         self.upstream: Upstream | None = None
-        self.lane = table.outbox.lane(lambda chunk: Item(data=link_pb2.ResponseData(stream_id=stream_id, chunk=chunk)))
+        self.lane = table.outbox.lane(
+            lambda chunk: Item(data=link_pb2.ResponseData(stream_id=stream_id, chunk=chunk)), answer_id=stream_id
+        )
         self._table = table
         self._window = SendWindow(min(opening.initial_credit_bytes, STREAM_WINDOW_BYTES))
         self._held: deque[memoryview] = deque()

@@ -116,7 +116,7 @@ class BatchWriter:
                 self._progress.wrote()
             if not self._stopped:
                 await self._grpc_stream.write(_MOVED)
-                self._streaming = True
+                self._streaming = self._outbox.packs = True
                 self.data_writable()
         except WRITE_ERRORS:
             return

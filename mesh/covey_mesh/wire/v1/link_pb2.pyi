@@ -15,7 +15,7 @@ class Batch(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ...) -> None: ...
 
 class Item(_message.Message):
-    __slots__ = ("hello", "heartbeat", "election", "peers", "load", "view", "facts", "goodbye", "open", "cancel", "credit", "head", "data", "end", "body", "moved", "ask", "answer", "attempt", "query", "query_reply", "pool_change", "relayed", "observed", "listening", "drain")
+    __slots__ = ("hello", "heartbeat", "election", "peers", "load", "view", "facts", "goodbye", "open", "cancel", "credit", "head", "data", "end", "body", "moved", "chunks", "ask", "answer", "attempt", "query", "query_reply", "pool_change", "relayed", "observed", "listening", "drain")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     ELECTION_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +32,7 @@ class Item(_message.Message):
     END_FIELD_NUMBER: _ClassVar[int]
     BODY_FIELD_NUMBER: _ClassVar[int]
     MOVED_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
     ASK_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -58,6 +59,7 @@ class Item(_message.Message):
     end: ResponseEnd
     body: RequestBody
     moved: Moved
+    chunks: ResponseChunks
     ask: Ask
     answer: Answer
     attempt: AttemptReport
@@ -68,7 +70,7 @@ class Item(_message.Message):
     observed: Observed
     listening: Listening
     drain: Drain
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., election: _Optional[_Union[ElectionMessage, _Mapping]] = ..., peers: _Optional[_Union[PeerList, _Mapping]] = ..., load: _Optional[_Union[LoadReport, _Mapping]] = ..., view: _Optional[_Union[ViewReport, _Mapping]] = ..., facts: _Optional[_Union[_types_pb2.NodeFacts, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., open: _Optional[_Union[RequestOpen, _Mapping]] = ..., cancel: _Optional[_Union[RequestCancel, _Mapping]] = ..., credit: _Optional[_Union[RequestCredit, _Mapping]] = ..., head: _Optional[_Union[ResponseHead, _Mapping]] = ..., data: _Optional[_Union[ResponseData, _Mapping]] = ..., end: _Optional[_Union[ResponseEnd, _Mapping]] = ..., body: _Optional[_Union[RequestBody, _Mapping]] = ..., moved: _Optional[_Union[Moved, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., attempt: _Optional[_Union[AttemptReport, _Mapping]] = ..., query: _Optional[_Union[Query, _Mapping]] = ..., query_reply: _Optional[_Union[QueryReply, _Mapping]] = ..., pool_change: _Optional[_Union[PoolChange, _Mapping]] = ..., relayed: _Optional[_Union[Relayed, _Mapping]] = ..., observed: _Optional[_Union[Observed, _Mapping]] = ..., listening: _Optional[_Union[Listening, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ...) -> None: ...
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., election: _Optional[_Union[ElectionMessage, _Mapping]] = ..., peers: _Optional[_Union[PeerList, _Mapping]] = ..., load: _Optional[_Union[LoadReport, _Mapping]] = ..., view: _Optional[_Union[ViewReport, _Mapping]] = ..., facts: _Optional[_Union[_types_pb2.NodeFacts, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., open: _Optional[_Union[RequestOpen, _Mapping]] = ..., cancel: _Optional[_Union[RequestCancel, _Mapping]] = ..., credit: _Optional[_Union[RequestCredit, _Mapping]] = ..., head: _Optional[_Union[ResponseHead, _Mapping]] = ..., data: _Optional[_Union[ResponseData, _Mapping]] = ..., end: _Optional[_Union[ResponseEnd, _Mapping]] = ..., body: _Optional[_Union[RequestBody, _Mapping]] = ..., moved: _Optional[_Union[Moved, _Mapping]] = ..., chunks: _Optional[_Union[ResponseChunks, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., attempt: _Optional[_Union[AttemptReport, _Mapping]] = ..., query: _Optional[_Union[Query, _Mapping]] = ..., query_reply: _Optional[_Union[QueryReply, _Mapping]] = ..., pool_change: _Optional[_Union[PoolChange, _Mapping]] = ..., relayed: _Optional[_Union[Relayed, _Mapping]] = ..., observed: _Optional[_Union[Observed, _Mapping]] = ..., listening: _Optional[_Union[Listening, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("pool_id", "facts", "protocol_min", "protocol_max", "data_ticket")
@@ -263,6 +265,14 @@ class ResponseData(_message.Message):
     stream_id: int
     chunk: bytes
     def __init__(self, stream_id: _Optional[int] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class ResponseChunks(_message.Message):
+    __slots__ = ("stream_ids", "chunks")
+    STREAM_IDS_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    stream_ids: _containers.RepeatedScalarFieldContainer[int]
+    chunks: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, stream_ids: _Optional[_Iterable[int]] = ..., chunks: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class ResponseEnd(_message.Message):
     __slots__ = ("stream_id", "failure")
