@@ -190,9 +190,11 @@ class FloodedPool:
             )
         wake_at_s = self._scheduler.wake_at_s
         if wake_at_s is not None and (self._tick_at_s is None or wake_at_s < self._tick_at_s):
-            self._tick_at_s = max(wake_at_s, self.clock.now_s)
-            self._loops[self._leader].do(self._costs.message_s, self._tick, self._tick_at_s - self.clock.now_s)
+            at_s = self._tick_at_s = max(wake_at_s, self.clock.now_s)
+            self._loops[self._leader].do(self._costs.message_s, lambda: self._tick(at_s), at_s - self.clock.now_s)
 
-    def _tick(self) -> None:
-        self._tick_at_s = None
-        self._step(events.Tick())
+    def _tick(self, planned_s: float) -> None:
+        """Unless another has been planned for an earlier time."""
+        if planned_s == self._tick_at_s:
+            self._tick_at_s = None
+            self._step(events.Tick())
