@@ -36,7 +36,7 @@ CHOICES_MAX = 10_000
 
 _MEDIA = re.compile(rb'(?:base64,|"data"\s*:\s*")[A-Za-z0-9+/=_\\-]*')
 _NOTHING = msgspec.Raw(b"")
-_NOT_ONLY_TEXT = (b'"image_url"', b'"input_audio"', b'"audio_url"', b'"video_url"', b'"image"', b'"input_image"')
+_NOT_ONLY_TEXT = re.compile(rb'"(?:image_url|input_audio|audio_url|video_url|image|input_image)"')
 _UNKNOWN_LENGTH = b'"truncate_prompt_tokens"'
 
 Number = int | float | None
@@ -165,11 +165,11 @@ def _field_error(detail: str) -> tuple[str, str | None]:
 def _output_bound(decoded: _Body, kind: PathKind, choices: int | None) -> int | None:
     if kind in (PathKind.EMBEDDING, PathKind.OTHER):
         return 0
-    bounds = [
-        _count(getattr(decoded, name), name, TOKENS_MAX)
-        for name in ("max_completion_tokens", "max_output_tokens", "max_tokens")
-    ]
-    bound = next((b for b in bounds if b is not None), None)
+    newest = _count(decoded.max_completion_tokens, "max_completion_tokens", TOKENS_MAX)
+    responses = _count(decoded.max_output_tokens, "max_output_tokens", TOKENS_MAX)
+    bound = _count(decoded.max_tokens, "max_tokens", TOKENS_MAX)
+    if newest is not None or responses is not None:
+        bound = responses if newest is None else newest
     return None if bound is None else min(TOKENS_MAX, bound * max(1, choices or 1))
 
 
@@ -188,7 +188,7 @@ def _tokens_least(decoded: _Body, body: bytes) -> int:
     text = messages or bytes(decoded.prompt)
     if not (messages or text.startswith(b'"')) or len(text) < 2 * BYTES_PER_TOKEN_MOST or _UNKNOWN_LENGTH in body:
         return 0
-    if any(marker in text for marker in _NOT_ONLY_TEXT):
+    if _NOT_ONLY_TEXT.search(text):
         return 0
     divisor = BYTES_PER_TOKEN_MOST * (BYTES_PER_ESCAPED_BYTE_MOST if b"\\u" in text else 1)
     return len(text) // divisor

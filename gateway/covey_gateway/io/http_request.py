@@ -42,12 +42,12 @@ class HttpRequest:
     upload: Upload | None = None
 
     def add_header(self, name: bytes, value: bytes) -> None:
-        key = name.decode("latin-1").lower()
-        if key in self.headers:
+        key, headers = name.decode("latin-1").lower(), self.headers
+        if key in headers:
             self.repeated.add(key)
-            self.headers[key] += ", " + value.decode("latin-1")
+            headers[key] += ", " + value.decode("latin-1")
         else:
-            self.headers[key] = value.decode("latin-1")
+            headers[key] = value.decode("latin-1")
 
     def add_body(self, piece: bytes) -> None:
         last = self.body[-1] if self.body else None

@@ -64,7 +64,7 @@ class HttpServer:
         self._door = door
         self._routes = routes
         self._observer = observer
-        self._clock = clock
+        self.now_s = clock
         self._connections: set[HttpConnection] = set()
         self._shares: Counter[str] = Counter()
         self._nobody = asyncio.Event()
@@ -160,14 +160,11 @@ class HttpServer:
 
     def look_over(self) -> None:
         """End what takes too long; runs by itself every SWEEP_S."""
-        now_s = self._clock()
+        now_s = self.now_s()
         for connection in list(self._connections):
             connection.sweep(now_s)
 
     # --- ConnectionOwner ---------------------------------------------------------------------------------------------
-
-    def now_s(self) -> float:
-        return self._clock()
 
     def date_line(self) -> bytes:
         second = int(time.time())

@@ -82,7 +82,7 @@ class RequestRunner:
         # Apart, so that one request cut into hundreds does not push the others out.
         self._part_records = RecordBook()
         self._mesh = mesh
-        self._clock = clock
+        self._clock = self.now_s = clock
         self._jitter = jitter
         self._settings = settings
         self._choose_alone = choose_alone
@@ -347,9 +347,6 @@ class RequestRunner:
                 self._feed(flight, ev.LinkedAgain(node_id))
 
     # --- Surroundings of a flight ------------------------------------------------------------------------------------
-
-    def now_s(self) -> float:
-        return self._clock()
 
     def send_ask(self, leader: NodeId, ask: Ask) -> bool:
         if self._distrusted is not None:

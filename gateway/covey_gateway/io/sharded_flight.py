@@ -258,10 +258,8 @@ class PartSurroundings:
     def __init__(self, runner: Surroundings) -> None:
         self.timers = runner.timers
         self.observer: Observer = _PartObserver(runner.observer)
+        self.now_s = runner.now_s
         self._runner = runner
-
-    def now_s(self) -> float:
-        return self._runner.now_s()
 
     def send_ask(self, leader: NodeId, ask: Ask) -> bool:
         return self._runner.send_ask(leader, ask)

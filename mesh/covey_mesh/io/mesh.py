@@ -116,6 +116,7 @@ class MeshRuntime:
         self._given_loop = loop
         self._source = source or OwnElection()
         self._membership = Membership(facts, timing, clock(), jitter)
+        self.self_id = self._membership.self_id
         self._driver = Driver(self, self._membership, promises, clock)
         self._listeners: list[MeshListener] = []
         self._links: dict[int, Link] = {}
@@ -172,10 +173,6 @@ class MeshRuntime:
         self._attempts.stop()
 
     # --- Mesh: what gateway, scheduler and program ask --------------------------------------------------------------
-
-    @property
-    def self_id(self) -> NodeId:
-        return self._membership.self_id
 
     def view(self) -> PoolView:
         """The pool as seen from here."""

@@ -69,7 +69,7 @@ class Window:
 
     def add(self, observation: Observation) -> None:
         """A guess drives out no certain observations."""
-        if not observation.told and sum(o.told for o in self._kept) >= TOLD_ENOUGH:
+        if not observation.told and sum([o.told for o in self._kept]) >= TOLD_ENOUGH:
             return
         self._kept.append(observation)
         self._estimate = None
@@ -105,14 +105,14 @@ class Window:
 def _estimate(seen: list[Observation]) -> Estimate:
     newest = len(seen) - 1
     weights = [w * RANK_DECAY ** (newest - rank) for rank, w in enumerate(robust.even([o.work for o in seen]))]
-    pace, deviation = robust.location([(o.pace, w) for o, w in zip(seen, weights, strict=True)])
+    pace, deviation = robust.location([(o.seconds / o.work, w) for o, w in zip(seen, weights, strict=True)])
     return Estimate(
         pace,
         deviation / pace if pace > 0 else 0.0,
         len(seen),
-        max(o.at_s for o in seen),
-        statistics.median(o.work for o in seen),
-        all(o.told for o in seen),
+        max([o.at_s for o in seen]),
+        statistics.median([o.work for o in seen]),
+        sum([o.told for o in seen]) == len(seen),
     )
 
 

@@ -11,6 +11,7 @@ Not here: which time was whose prompt (meter.py).
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable
 
 from covey_mesh.core.speeds import POINTS_MAX, PrefillPoint
@@ -78,8 +79,8 @@ class PrefillSpeed:
         points = [(e.work, e.pace) for e in believable(self._estimates())]
         if not points:
             return 0.0
-        below = max((p for p in points if p[0] <= work), default=points[0])
-        above = min((p for p in points if p[0] >= work), default=points[-1])
+        below = max([p for p in points if p[0] <= work], default=points[0])
+        above = min([p for p in points if p[0] >= work], default=points[-1])
         if above[0] <= below[0]:
             return work * below[1]
         share = math.log(work / below[0]) / math.log(above[0] / below[0])
@@ -102,12 +103,15 @@ class PrefillSpeed:
 
     def _estimates(self) -> list[Estimate]:
         """Shortest first."""
-        found = [e for e in (window.estimate() for window in self._by_length.values()) if e is not None and e.pace > 0]
-        return sorted(found, key=lambda e: e.work)
+        found = [window.estimate() for window in self._by_length.values()]
+        return sorted([e for e in found if e is not None and e.pace > 0], key=_work)
 
     def _length(self, work: float) -> Window:
         key = min(LENGTHS_MAX, max(1, round(work)).bit_length())
-        return self._by_length.setdefault(key, Window(OBSERVATIONS_A_LENGTH_MAX))
+        window = self._by_length.get(key)
+        if window is None:
+            window = self._by_length[key] = Window(OBSERVATIONS_A_LENGTH_MAX)
+        return window
 
     def _compare(self, observation: Observation, step_s: float) -> None:
         known = self._length(observation.work).estimate()
@@ -126,11 +130,14 @@ class PrefillSpeed:
             self._whole = None
 
 
+_work = operator.attrgetter("work")
+
+
 def believable(estimates: list[Estimate]) -> list[Estimate]:
     """Shortest first, as given. Guesses are left out where enough is certain; what few observations say is held within
     the bounds that surer lengths set (see `within`)."""
     certain = [e for e in estimates if e.certain]
-    if sum(e.observations for e in certain) >= SURE_AFTER:
+    if sum([e.observations for e in certain]) >= SURE_AFTER:
         estimates = certain
     sure = [e for e in estimates if e.observations >= SURE_AFTER]
     return [e if e.observations >= SURE_AFTER else within(e, sure) for e in estimates]

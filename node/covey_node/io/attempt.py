@@ -154,17 +154,20 @@ class Attempt:
             self._sink.head(status, content_type, retry_after_s)
 
     def data(self, chunk: bytes) -> None:
-        if self._streaming:
-            self._untold_tokens += chunk.count(EVENT_MARK)
-            if self._untold_tokens >= self._told_every:
-                self._progress.moved = True
-                self._tell_progress()
-            if self._tells:  # the usage may come in a read before "[DONE]"
-                self._before, self._tail = self._tail, chunk
-        else:
+        sink = self._sink
+        if sink is None:
+            return
+        if not self._streaming:
             self._tail = (self._tail + chunk if len(chunk) < USAGE_TAIL_BYTES else chunk)[-USAGE_TAIL_BYTES:]
-        if self._sink is not None:
-            self._sink.data(chunk)
+            sink.data(chunk)
+            return
+        self._untold_tokens += chunk.count(EVENT_MARK)
+        if self._tells:  # the usage may come in a read before "[DONE]"
+            self._before, self._tail = self._tail, chunk
+        sink.data(chunk)  # who waits for it first, the books after; whoever cancels in there has closed them
+        if self._untold_tokens >= self._told_every:
+            self._progress.moved = True
+            self._tell_progress()
 
     def end(self, failure: Failure | None) -> None:
         if self._sink is None:
