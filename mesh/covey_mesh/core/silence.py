@@ -31,6 +31,7 @@ CONTEXT_TOKENS_UNKNOWN = 32_768
 _HOLDING_BACK = re.compile(rb'"(?:tools|functions|stream_interval|response_format)"')
 """One pass over a body that may be long."""
 
+
 def may_hold_back(body: bytes) -> bool:
     """Whether a request has a field with which an engine may write many tokens before it sends an event."""
     return _HOLDING_BACK.search(body) is not None
