@@ -241,3 +241,56 @@ def test_never_overbooked_and_never_leaking(seed: int) -> None:
     for ticket in live:
         door.release(ticket)
     assert (door.running, door.waiting, door.queued_tokens) == (0, 0, 0)
+
+
+def test_tokens_of_an_attempt_that_is_over_reserve_nothing() -> None:
+    door = admission(kv=1000)
+    ticket = admitted(door, "a")
+    door.release(ticket)
+    door.progressed(ticket, 500)
+    assert door.kv_tokens_free == 1000
+
+
+def test_the_engines_own_count_replaces_ours() -> None:
+    door = admission()
+    ticket = admitted(door, "a")
+    door.progressed(ticket, 30)
+    door.corrected(ticket, 12, 20)
+    assert (ticket.prompt_tokens, ticket.output_tokens) == (12, 20)
+
+
+def test_of_remembered_requests_the_one_unseen_for_longest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ATTEMPTS_REMEMBERED", 2)
+    door = admission(running=9)
+    for name, attempt in (("a", 5), ("b", 5), ("a", 6), ("c", 5)):
+        door.release(admitted(door, name, attempt=attempt))
+    assert offer(door, "a", attempt=1).failure is not None
+    assert offer(door, "b", attempt=1).failure is None
+
+
+def test_a_long_bound_reserves_what_answers_usually_take() -> None:
+    door = admission(kv=1_000_000, context=0)
+    for number in range(200):
+        ticket = admitted(door, f"r{number}")
+        door.progressed(ticket, 10)
+        door.release(ticket)
+    assert admitted(door, "long", output=100_000).reserved_tokens < 100
+    assert admitted(door, "short", output=5).reserved_tokens == 15
+
+
+def test_no_more_is_reserved_than_there_is_and_all_of_it_may_be() -> None:
+    door = admission(running=9, kv=40)
+    assert admitted(door, "a").place is Place.RUNNING
+    assert admitted(door, "b").place is Place.RUNNING
+    assert door.kv_tokens_free == 0
+    alone = admission(kv=40, context=4000)
+    assert admitted(alone, "a", prompt=30, output=500).reserved_tokens == 40
+
+
+def test_a_running_attempt_that_is_superseded_leaves_no_room_in_the_line() -> None:
+    door = admission(running=1, waiting=1)
+    admitted(door, "a")
+    admitted(door, "b")
+    verdict = offer(door, "a", attempt=2)
+    assert verdict.failure is not None
+    assert verdict.superseded is not None, "it is over all the same"

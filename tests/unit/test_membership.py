@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from covey_mesh.core.ballot import Ballot
-from covey_mesh.core.dials import ADDRESS_HINTS_MAX
+from covey_mesh.core.dials import ADDRESS_HINTS_MAX, DIALS_MAX
 from covey_mesh.core.effects import CloseLink, Dial, MemberChanged, MemberLost, Send, TellElection
 from covey_mesh.core.events import (
     DialFailed,
@@ -269,6 +269,72 @@ def test_the_election_is_told_when_a_link_stops_carrying_both_ways_and_when_it_d
     assert told(machine.hears(C, Heartbeat(echo=question.token))) == [PeerFresh(C, True)]
 
 
+def test_a_process_that_restarted_while_nobody_was_linked_is_proven_gone_too() -> None:
+    machine = Machine()
+    number, _ = machine.link(C)
+    machine.does(LinkDown(number, LinkLoss.SILENT))
+    assert told(machine.link(C, incarnation=2)[1])[:2] == [PeerGone(C), PeerLinked(C)]
+
+
+def test_a_new_link_is_told_the_load_again() -> None:
+    machine = Machine()
+    machine.does(Published(NodeLoad(B, 1, 1)))
+    for _ in range(2):
+        number, effects = machine.link(C)
+        assert sent(effects, LoadReport, C) == [LoadReport(NodeLoad(B, 1, 1))]
+        machine.does(LinkDown(number, LinkLoss.RESET))
+
+
+def test_a_lost_machine_is_looked_for_where_it_was_last_seen() -> None:
+    machine = Machine()
+    machine.does(Hinted((HOST[A], "10.9.9.9:7"), C))
+    machine.later(1.0)
+    number, _ = machine.link(C, dialed=False, address="10.9.9.9")
+    machine.later(LAN.simultaneous_s)
+    assert dials(machine.does(LinkDown(number, LinkLoss.RESET))) == ["10.9.9.9:7"]
+
+
+def test_a_link_that_died_young_is_dialed_again_where_it_was() -> None:
+    machine = Machine()
+    number, _ = machine.link(C)
+    machine.does(Hinted(("10.9.9.9:7",), C))
+    assert dials(machine.does(LinkDown(number, LinkLoss.RESET)) + machine.later(LAN.dial_backoff_s)) == [HOST[C]]
+
+
+def test_a_dial_from_before_the_loss_proves_nothing() -> None:
+    machine = Machine()
+    assert dials(machine.does(Hinted((HOST[C],), C))) == [HOST[C]]
+    machine.later(0.1)
+    number, _ = machine.link(C, dialed=False)
+    machine.later(0.1)
+    machine.does(LinkDown(number, LinkLoss.RESET))
+    assert PeerGone(C) not in told(machine.does(DialFailed(HOST[C], LinkLoss.REFUSED)))
+
+
+def test_who_answers_where_a_person_pointed_is_looked_for_for_ever() -> None:
+    machine = Machine()
+    machine.does(Hinted((HOST[C],), None, pinned=True))
+    machine.link(C)
+    record = machine.membership.peers.get(C)
+    assert record is not None
+    assert record.target.pinned
+
+
+def test_dials_at_a_time_are_bounded() -> None:
+    machine = Machine()
+    tried = []
+    for n in range(DIALS_MAX + 10):
+        tried += dials(machine.does(Hinted((f"10.9.0.{n}:1",), NodeId(f"{n + 4096:032x}".replace("0", "c")))))
+    assert len(tried) == DIALS_MAX
+
+
+def test_a_stranger_at_a_hinted_address_makes_it_forgotten() -> None:
+    machine = Machine()
+    machine.does(Hinted((HOST[C],), C))
+    machine.does(DialFailed(HOST[C], LinkLoss.UNTRUSTED))
+    assert not machine.membership.knows_address(C)
+
+
 def test_a_dial_that_the_transport_never_ended_is_written_off() -> None:
     machine = Machine()
     assert dials(machine.does(Hinted((HOST[C],), C))) == [HOST[C]]
@@ -279,7 +345,11 @@ def test_a_dial_that_the_transport_never_ended_is_written_off() -> None:
 def test_no_address_is_dialed_twice_at_a_time() -> None:
     machine = Machine()
     effects = machine.does(Hinted((HOST[A],), A)) + machine.does(Hinted((HOST[A],), NodeId("0" * 32)))
-    assert dials(effects + machine.later(1.0)) == [HOST[A]]
+    effects += machine.later(1.0)
+    assert dials(effects) == [HOST[A]]
+    for _ in range(3):
+        effects += machine.does(DialFailed(HOST[A], LinkLoss.SILENT)) + machine.later(0.5)
+    assert {e.expected for e in effects if isinstance(e, Dial)} == {A, NodeId("0" * 32)}, "in turn"
 
 
 def test_an_address_whose_machine_is_linked_is_left_alone() -> None:
@@ -437,6 +507,10 @@ def test_what_we_cannot_dial_is_unreachable_whatever_the_leader_says() -> None:
     machine.now_s += 1.0
     machine.hears(A, ViewReport(Ballot(1, A), 3, (member(C),)))
     assert C in machine.reachable(), "that was long ago"
+    machine.hears(A, ViewReport(Ballot(1, A), 4, (member(D),)))
+    assert D in machine.reachable()
+    assert MemberChanged(D) in machine.does(DialFailed(HOST[D], LinkLoss.SILENT))
+    assert D not in machine.reachable(), "nor what we never could dial"
 
 
 def test_the_leader_does_not_speak_for_who_has_a_link_to_us() -> None:
@@ -566,6 +640,7 @@ def test_facts_change_only_forwards_and_only_ones_own() -> None:
     machine = Machine()
     machine.link(C)
     machine.hears(C, FactsReport(replace(facts(C), name="two", facts_version=2)))
+    assert machine.hears(C, FactsReport(replace(facts(C), name="again", facts_version=2))) == []
     machine.hears(C, FactsReport(replace(facts(C), name="one", facts_version=1)))
     machine.hears(C, FactsReport(replace(facts(A), name="forged", facts_version=9)))
     machine.hears(C, FactsReport(replace(facts(C, incarnation=8), name="other process", facts_version=9)))
@@ -670,6 +745,13 @@ def linger(machine: Machine, number: int, seconds: int, asks_per_s: int) -> list
         for _ in range(asks_per_s // 4):
             machine.membership.heard(number, machine.now_s)
     return effects
+
+
+def test_in_a_large_pool_the_side_that_dialed_decides_whether_a_link_is_needed() -> None:
+    machine = Machine()
+    crowd(machine)
+    number, _ = machine.link(NodeId("e" * 32), dialed=False, address="10.0.0.5")
+    assert CloseLink(number, LinkLoss.CLOSED) not in linger(machine, number, 45, 0)
 
 
 @pytest.mark.parametrize(("asks_per_s", "kept"), [(0, False), (4, True)])

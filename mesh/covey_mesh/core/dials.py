@@ -97,8 +97,10 @@ class Dials:
         began_before_loss = record.target.dialing_since_s < record.lost_at_s
         if record.lost is None:
             record.lost, record.lost_at_s = loss, now_s
+            if record.facts is not None:
+                me.touch(now_s, record)
         me.census.stale()
-        same_host = bool(record.lost_host) and host_of(address) == record.lost_host
+        same_host = host_of(address) == record.lost_host
         if loss is LinkLoss.REFUSED and same_host and not began_before_loss:
             me.effects.append(TellElection(PeerGone(record.node_id)))
 
