@@ -303,25 +303,28 @@ def test_a_killed_agent_leaves_nothing(ended: AgentProcess) -> None:
     stream.close()
 
 
-@pytest.mark.parametrize("signalled", ["agent", "process"])
-def test_a_stream_is_finished_before_its_process_ends(ended: AgentProcess, signalled: str) -> None:
+def test_streams_are_finished_before_an_agent_ends(ended: AgentProcess) -> None:
     streams = [OpenStream(ended, process, tokens=60) for process in (0, 1)]
     pids = {ended.pid, *descendants(ended.pid)}
     for stream in streams:
         next(stream.lines)
-    if signalled == "agent":
-        ended.ask_to_stop()
-    else:
-        (process,) = workers(ended)
-        os.kill(process, signal.SIGTERM)
+    ended.ask_to_stop()
     for stream in streams:
         assert list(stream.lines)[-1] == "data: [DONE]"
         stream.close()
-    if signalled == "agent":
-        assert ended.wait_ended() == 0
-        assert not alive(pids)
-    else:
-        wait_until(lambda: workers(ended) - {process}, "another process was started")
+    assert ended.wait_ended() == 0
+    assert not alive(pids)
+
+
+def test_a_process_that_is_asked_to_end_finishes_its_streams(slow: AgentProcess) -> None:
+    stream = OpenStream(slow, 1, tokens=60)
+    next(stream.lines)
+    (process,) = workers(slow)
+    os.kill(process, signal.SIGTERM)
+    assert list(stream.lines)[-1] == "data: [DONE]"
+    stream.close()
+    wait_until(lambda: workers(slow) - {process}, "another process was started")
+    wait_until(lambda: metric(slow, "covey_gateway_processes", local(slow)) == 2, "it listens")
 
 
 def test_what_does_not_finish_is_cut_off_at_the_end_of_the_grace(ended: AgentProcess) -> None:
