@@ -11,6 +11,7 @@ import pytest
 from covey_gateway.core import request_events as ev
 from covey_gateway.core.errors import Code
 from covey_gateway.core.request import QUEUED_REMINDER_S, TRANSITIONS, Phase, RequestMachine
+from covey_gateway.core.request_state import Surroundings
 from covey_gateway.core.retrying import BufferBudget
 from covey_gateway.core.settings import RequestSettings
 from covey_mesh.core.exchange import Failure, FailureCode
@@ -28,9 +29,11 @@ STREAM, JSON = "text/event-stream; charset=utf-8", "application/json"
 class Drive:
     """A machine with a clock of its own; remembers every effect."""
 
-    def __init__(self, facts: ev.RequestFacts = FACTS, settings: RequestSettings = SETTINGS) -> None:
+    def __init__(
+        self, facts: ev.RequestFacts = FACTS, settings: RequestSettings = SETTINGS, around: Surroundings | None = None
+    ) -> None:
         self.budget = BufferBudget(settings.buffered_total_bytes_max)
-        self.machine = RequestMachine(facts, settings, self.budget, lambda: 0.0)
+        self.machine = RequestMachine(facts, settings, self.budget, lambda: 0.0, around=around)
         self.now_s = facts.arrived_s
         self.effects: list[ev.Effect] = []
 
@@ -234,6 +237,29 @@ def test_a_missing_acknowledgement_lets_the_gateway_decide_and_takes_the_ask_bac
     assert drive(ev.Assigned(1, B)) == []
     drive.assigned(A)
     assert drive.opened() == [A]
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_a_leader_is_waited_for_while_it_answers_others_and_no_longer(attempt: int) -> None:
+    within_s = SETTINGS.ask_acknowledged_within_s
+    heard_s = [float("-inf")]
+    drive = Drive(around=Surroundings(leader_heard_s=lambda: heard_s[0]))
+    drive(ev.Started(LEADER))
+    if attempt == 2:
+        drive.assigned(A)
+        drive.now_s += 60.0
+        drive.end(FailureCode.ENGINE_FAILED)
+    asked_s = drive.now_s
+    heard_s[0] = asked_s + within_s / 4
+    assert drive.wake() == [], "it was busy a moment ago"
+    assert "AskTimedOut" in kinds(drive.wake())
+    assert drive.now_s == pytest.approx(asked_s + 2 * within_s)
+
+
+def test_the_next_attempt_asks_whoever_leads_by_then() -> None:
+    drive = opening()
+    drive(ev.LeaderChanged(OTHER_LEADER))
+    assert asked(drive.end(FailureCode.ENGINE_FAILED)).leader == OTHER_LEADER
 
 
 def test_without_a_leader_it_decides_at_once() -> None:

@@ -35,7 +35,7 @@ from covey_mesh.core.names import NodeId
 from covey_mesh.core.ports import LinkLoss
 from covey_mesh.core.reports import PEER_LIST_MAX, VIEW_CHUNK
 from covey_mesh.core.timing import LAN, idle_heartbeat_s
-from covey_mesh.core.view import OWN_FAILURE_COUNTS_S
+from covey_mesh.core.view import OWN_FAILURE_COUNTS_S, SNAPSHOT_AGE_MAX_S
 
 A, B, C, D = (NodeId(letter * 32) for letter in "abcd")
 HOST = {NodeId(letter * 32): f"10.0.0.{number}:7420" for number, letter in enumerate("abcde", 1)}
@@ -558,6 +558,35 @@ def test_a_leader_tells_everybody_what_changed_and_newcomers_everything() -> Non
     assert [m.node_id for report in sent(effects, ViewReport) for m in report.members] == [A], "once"
 
 
+def test_what_was_untold_when_it_led_before_is_not_told_again() -> None:
+    machine = Machine()
+    machine.link(A)
+    machine.link(C)
+    machine.follow(B)
+    machine.later(1.0)
+    machine.hears(C, LoadReport(NodeLoad(C, 1, 3)))
+    machine.hears(C, LoadReport(NodeLoad(C, 1, 4)))
+    machine.follow(A, counter=2)
+    machine.later(0.1)
+    machine.follow(B, counter=3)
+    machine.hears(A, LoadReport(NodeLoad(A, 1, 3)))
+    reports = sent(machine.later(LAN.report_s), ViewReport)
+    assert {m.node_id for report in reports for m in report.members} == {A}
+
+
+def test_a_leader_that_calls_a_machine_silent_has_just_asked_it_in_vain() -> None:
+    """However long ago it heard of it: what we heard since, the leader did not; what we heard before says nothing."""
+    machine = Machine()
+    machine.link(A)
+    number, _ = machine.link(C)
+    machine.follow(A)
+    machine.later(0.4)
+    machine.membership.heard(number, machine.now_s)
+    machine.later(LAN.answer_deadline_s + 0.1)
+    machine.hears(A, ViewReport(Ballot(1, A), 1, (member(C, reachable=False, silent_for_s=600.0),)))
+    assert C not in machine.reachable()
+
+
 def test_a_machine_that_has_just_granted_us_is_told_everything() -> None:
     machine = Machine()
     machine.link(A)
@@ -602,6 +631,8 @@ def test_a_load_without_news_is_told_to_nobody() -> None:
     assert machine.membership.view(machine.now_s).members[B].load.memory_free_bytes == 101
     machine.later(LAN.report_readings_s)
     machine.link(A)
+    effects = machine.does(Published(NodeLoad(B, 1, 3, memory_free_bytes=100))) + machine.later(LAN.report_s)
+    assert sent(effects, LoadReport) == [], "nothing new, however long ago the last was told"
     effects = machine.does(Published(NodeLoad(B, 1, 4, memory_free_bytes=101))) + machine.later(LAN.report_s)
     assert [report.load.sequence for report in sent(effects, LoadReport)] == [4]
     effects = machine.does(Published(NodeLoad(B, 1, 5, draining=True))) + machine.later(LAN.report_s)
@@ -622,6 +653,16 @@ def test_a_new_leader_is_told_the_load_at_once_though_others_have_heard_it() -> 
     effects = machine.does(Published(NodeLoad(B, 1, 2, draining=True))) + machine.later(LAN.report_s)
     (changed,) = sent(effects, LoadReport)
     assert changed.load.newer_than(again.load)
+
+
+def test_a_load_said_again_keeps_its_number_when_there_is_no_news() -> None:
+    machine = Machine()
+    machine.link(A)
+    machine.does(Published(NodeLoad(B, 1, 1)))
+    machine.follow(A)
+    said = machine.membership.view(machine.now_s).members[B].load.sequence
+    machine.does(Published(NodeLoad(B, 1, 2)))
+    assert machine.membership.view(machine.now_s).members[B].load.sequence == said == 2
 
 
 def test_a_load_said_again_is_heard_here_and_told_to_nobody() -> None:
@@ -689,6 +730,9 @@ def test_a_snapshot_is_the_same_object_until_something_changes() -> None:
     machine.link(C)
     first = machine.membership.view(machine.now_s)
     assert machine.membership.view(machine.now_s) is first
+    machine.now_s += 2 * SNAPSHOT_AGE_MAX_S
+    older = machine.membership.view(machine.now_s)
+    assert (older is first, older.version) == (False, first.version), "only how long each is silent differs"
     machine.hears(C, LoadReport(NodeLoad(C, 1, 3)))
     second = machine.membership.view(machine.now_s)
     assert second.version > first.version

@@ -39,6 +39,9 @@ def test_an_answer_gives_the_round_trip_and_settles_all_questions_before_it() ->
     link.answered(1.35, second)
     assert link.round_trip_s == pytest.approx(0.1)
     assert link.fresh(99.0)
+    asked = [link.ask(100.0 + n / 4) for n in range(3)]
+    link.answered(100.6, asked[2])
+    assert link.fresh(199.0), "what was lost before the answered question does not matter"
 
 
 @pytest.mark.parametrize("echo", [0, 2, 99, -1])
@@ -131,6 +134,9 @@ def test_a_failed_dial_moves_on_to_the_next_address_and_backs_off() -> None:
     assert tried == ["a:1", "b:1", "a:1", "b:1"]
     assert target.failures == 3, "the backoff grows once a round"
     target.prefer("b:1")
+    assert target.start(now_s) == "b:1"
+    target.failed(now_s, LinkLoss.SILENT, 1.0, 0.0, LAN)
+    target.succeeded()
     assert target.start(now_s) == "b:1"
 
 
@@ -237,6 +243,20 @@ def test_a_table_full_of_links_takes_nobody_in() -> None:
     assert table.meet(number(99999), 1.0) is None
 
 
+@pytest.mark.parametrize(
+    ("pinned", "in_use", "kept"), [(False, False, False), (True, False, True), (False, True, True)]
+)
+def test_what_a_person_named_or_somebody_uses_is_not_forgotten(pinned: bool, in_use: bool, kept: bool) -> None:
+    table = PeerTable(number(1), LAN)
+    record = table.meet(number(2), 0.0)
+    assert record is not None
+    record.target.pinned, record.in_use = pinned, in_use
+    table.forget_old(LAN.remember_unproven_s)
+    assert len(table) == 1
+    table.forget_old(LAN.remember_unproven_s + 1.0)
+    assert len(table) == kept
+
+
 def census_of(machines: int) -> tuple[Census, PeerTable]:
     table = PeerTable(number(500), LAN)
     for n in range(machines - 1):
@@ -270,3 +290,14 @@ def test_a_newcomer_to_a_large_pool_takes_the_first_links_that_it_can_get() -> N
     assert other is not None
     assert census.wants_link(other, None, DEPUTIES - 1)
     assert not census.wants_link(other, None, DEPUTIES)
+
+
+def test_a_deputy_of_a_large_pool_has_links_to_everybody() -> None:
+    table = PeerTable(number(0), LAN)
+    for n in range(1, 1000):
+        table.meet(number(n), 0.0)
+    census = Census(number(0), table)
+    census.stale()
+    census.take()
+    assert census.is_deputy
+    assert all(census.wants_link(record, number(700), 999) for record in table)
