@@ -484,6 +484,28 @@ def test_a_500_is_retried_and_the_last_one_passed_on() -> None:
     assert drive.budget.used == 0
 
 
+def test_an_error_that_was_not_the_last_word_is_not_passed_on() -> None:
+    drive = opening(A)
+    drive.head(500, JSON)
+    drive.data(b"{}")
+    drive.end()
+    while drive.machine.phase is not Phase.DONE:
+        drive.assigned(B)
+        effects = drive.end(FailureCode.LINK_LOST)
+    assert refused(effects) == (503, Code.ATTEMPTS_EXHAUSTED)
+    assert drive.delivered() == b""
+
+
+def test_who_stands_in_line_is_refused_when_its_time_is_over() -> None:
+    drive = Drive()
+    drive(ev.Started(None))
+    assert drive(ev.NoCandidate(drive.machine.attempt, KNOWN, in_line=True)) == []
+    assert kinds(drive.wake()) == ["DecideAlone"]
+    assert drive.now_s == FACTS.arrived_s + SETTINGS.queue_wait_s
+    effects = drive(ev.NoCandidate(drive.machine.attempt, KNOWN, in_line=True))
+    assert refused(effects) == (503, Code.POOL_BUSY)
+
+
 def test_an_engines_full_queue_counts_as_busy_however_it_says_so() -> None:
     drive = opening()
     drive.head(503, JSON)
