@@ -111,6 +111,13 @@ def test_an_unknown_batch_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp
     assert run(monkeypatch, FakeAgent(gone), "--resume", "batch_x").exit_code == 4
 
 
+def test_an_unknown_batch_is_refused_with_where_to_look() -> None:
+    agent = AgentClient("a test", url="http://127.0.0.1:1")
+    error = agent._refusal(404, b'{"error": {"message": "No such batch"}}', "/v1/batches/batch_x")
+    assert "covey batch --list" in error.next_step
+    assert agent._refusal(404, b"", "/v1/models/m").next_step == ""
+
+
 def test_an_interrupt_says_how_to_come_back(monkeypatch: pytest.MonkeyPatch, lines: Path) -> None:
     done = run(monkeypatch, FakeAgent(found("in_progress"), KeyboardInterrupt()), str(lines))
     assert done.exit_code == 130

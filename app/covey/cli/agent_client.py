@@ -190,6 +190,8 @@ class AgentClient:
         except (ValueError, KeyError, TypeError):
             message = f"HTTP {status} for {path}"
         next_step = "set COVEY_API_KEY to a key of this pool" if status in (401, 403) and not self.is_local else ""
+        if status == 404 and path.startswith("/v1/batches/"):
+            next_step = "`covey batch --list` shows those that there are; a key sees its own only"
         return RefusedError(message, next_step, ExitCode.NOT_FOUND if status == 404 else ExitCode.FAILED, status)
 
 
