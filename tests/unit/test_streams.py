@@ -177,6 +177,65 @@ def test_a_paused_reader_pauses_the_source_and_loses_nothing(wire: Wire) -> None
     assert sink.calls[-1] == "end well"
 
 
+def test_a_reader_that_keeps_up_gets_an_answer_of_many_windows_without_a_pause(wire: Wire) -> None:
+    sink = Sink()
+    wire.near.open(request(), sink)
+    wire.deliver()
+    work = wire.works[0]
+    work.sink.head(200, "x")
+    for number in range(100):
+        work.sink.data(bytes([number]) * (STREAM_WINDOW_BYTES // 10))
+        wire.deliver()
+    work.sink.end(None)
+    wire.deliver()
+    assert sink.body == b"".join(bytes([number]) * (STREAM_WINDOW_BYTES // 10) for number in range(100))
+    assert (sink.calls[-1], work.calls) == ("end well", [])
+
+
+def test_whatever_credit_a_peer_promises_no_more_than_a_window_is_on_its_way(wire: Wire) -> None:
+    opening = link_pb2.RequestOpen(stream_id=1, initial_credit_bytes=2**32 - 1)
+    wire.far.receive("open", Item(open=opening))
+    wire.works[0].sink.head(200, "x")
+    wire.works[0].sink.data(bytes(2 * STREAM_WINDOW_BYTES))
+    sent = [item for _ in range(100) for item in wire.far_out.take()]
+    assert sum(len(item.data.chunk) for item in sent) == STREAM_WINDOW_BYTES
+    assert wire.works[0].calls == ["pause"]
+
+
+def test_the_first_bytes_of_an_answer_are_urgent_and_no_others(wire: Wire) -> None:
+    wire.near.open(request(), Sink())
+    wire.deliver()
+    sink = wire.works[0].sink
+    sink.head(200, "x")
+    assert not wire.far_out.urgent
+    sink.data(b"a")
+    assert wire.far_out.urgent
+    wire.deliver()
+    sink.data(b"b")
+    assert not wire.far_out.urgent
+    sink.end(None)
+    assert wire.far_out.urgent
+
+
+def test_after_its_end_a_source_is_not_heard(wire: Wire) -> None:
+    sink = Sink()
+    upstream = wire.near.open(request(), sink)
+    upstream.pause()
+    wire.deliver()
+    work = wire.works[0]
+    work.sink.head(200, "x")
+    work.sink.data(bytes(STREAM_WINDOW_BYTES + 1))
+    work.sink.end(None)
+    work.sink.data(b"more")
+    work.sink.end(Failure(FailureCode.INTERNAL, "once more"))
+    wire.deliver()
+    upstream.resume()
+    wire.deliver()
+    assert (len(sink.body), sink.calls[-1]) == (STREAM_WINDOW_BYTES + 1, "end well")
+    assert sum(call.startswith("end") for call in sink.calls) == 1
+    assert len(wire.far) == 0
+
+
 def test_a_source_that_ignores_pause_is_cut_off_alone(wire: Wire) -> None:
     sink, other = Sink(), Sink()
     wire.near.open(request(), sink).pause()
@@ -222,6 +281,48 @@ def test_the_bound_of_attempts(wire: Wire) -> None:
     assert sink.failure is not None
     assert sink.failure.code is FailureCode.RESOURCE_EXHAUSTED
     assert sink.failure.retry_after_ms > 0
+
+
+def test_large_bodies_in_flight_are_bounded_and_room_is_given_back(wire: Wire) -> None:
+    near = OpenedAttempts(wire.near_out, wire.later.append, lambda: None, bodies_bytes_max=300_000)
+    first = near.open(request(bytes(200_000)), Sink())
+    refused = Sink()
+    near.open(request(bytes(200_000)), refused)
+    wire.run_later()
+    assert refused.failure is not None
+    assert refused.failure.code is FailureCode.RESOURCE_EXHAUSTED
+    first.cancel()
+    fine = Sink()
+    near.open(request(bytes(200_000)), fine)
+    wire.run_later()
+    assert fine.calls == []
+
+
+@pytest.mark.parametrize("ends", ["complete", "cancelled"])
+def test_large_bodies_that_are_coming_are_bounded_and_room_is_given_back(wire: Wire, ends: str) -> None:
+    far = ServedAttempts(wire.far_out, lambda: wire.start, lambda: None, assembling_bytes_max=300)
+    for number in (1, 2):
+        far.receive("open", Item(open=link_pb2.RequestOpen(stream_id=number, body_bytes=200)))
+    assert [item.end.stream_id for item in wire.far_out.take()] == [2]
+    if ends == "complete":
+        far.receive("body", Item(body=link_pb2.RequestBody(stream_id=1, chunk=bytes(200))))
+    else:
+        far.receive("cancel", Item(cancel=link_pb2.RequestCancel(stream_id=1)))
+    far.receive("open", Item(open=link_pb2.RequestOpen(stream_id=3, body_bytes=200)))
+    assert wire.far_out.empty
+    far.cancel_all()
+    assert len(far) == 0
+
+
+def test_the_rest_of_a_body_is_not_sent_to_who_has_answered(wire: Wire) -> None:
+    sink = Sink()
+    wire.near.open(request(bytes(2_000_000)), sink)
+    wire.near_out.take()
+    wire.near.receive("head", Item(head=link_pb2.ResponseHead(stream_id=1, status=413)))
+    wire.near.receive("end", Item(end=link_pb2.ResponseEnd(stream_id=1)))
+    assert sink.calls[-1] == "end well"
+    assert wire.near_out.take() == []
+    assert wire.near_out.waiting_bytes == 0
 
 
 def test_the_serving_side_keeps_the_bound_as_well(wire: Wire) -> None:
@@ -311,6 +412,7 @@ def test_a_lost_link_ends_each_attempt_once(wire: Wire) -> None:
     upstreams = [wire.near.open(request(), sink) for sink in sinks]
     wire.deliver()
     wire.near.lose_all("gone")
+    assert [sink.calls for sink in sinks] == [[], []], "never from inside the call"
     upstreams[0].cancel()
     wire.run_later()
     wire.far.cancel_all()
@@ -327,6 +429,31 @@ def test_without_a_handler_the_attempt_is_refused(wire: Wire) -> None:
     far.receive("open", Item(open=link_pb2.RequestOpen(stream_id=1)))
     [refused] = wire.far_out.take()
     assert refused.end.failure.code == 1
+
+
+def test_a_node_that_fails_to_start_one_attempt_goes_on(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(request: ForwardedRequest, sink: ResponseSink) -> Work:
+        raise RuntimeError("a bug of the node")
+
+    far = ServedAttempts(wire.far_out, lambda: broken, lambda: None)
+    far.receive("open", Item(open=link_pb2.RequestOpen(stream_id=1, request_id="r")))
+    assert [item.end.stream_id for item in wire.far_out.take()] == [1]
+    assert len(far) == 0
+    assert "opening an attempt failed" in caplog.text
+
+
+def test_a_reader_that_fails_stops_the_work_for_it(wire: Wire) -> None:
+    class Broken(Sink):
+        def data(self, chunk: bytes) -> None:
+            raise RuntimeError("a bug of the reader")
+
+    wire.near.open(request(), Broken())
+    wire.deliver()
+    wire.works[0].sink.head(200, "x")
+    wire.works[0].sink.data(b"x")
+    wire.deliver()
+    assert wire.works[0].calls == ["cancel"]
+    assert len(wire.near) == len(wire.far) == 0
 
 
 def test_a_reader_that_fails_ends_its_own_attempt_only(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
