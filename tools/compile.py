@@ -34,6 +34,8 @@ MODULES = {
     "inflight machine machine_cache pickers policy prediction prefix queue queues room scheduler standing standings "
     "unfinished policies.load_only policies.cache_aware policies.products policies.predicted",
     "covey_scheduler.io": "service",
+    "covey_mesh.core": "flow framing",
+    "covey_mesh.io": "batching opened served writing",
     "covey_node.core": "admission change decode_speed engine_progress measured meter observations occupancy "
     "prefill_speed retry_after robust",
     "covey_node.io": "attempt engine_connection http_client served_model",
@@ -45,13 +47,15 @@ LEFT_OUT = {
 }
 """Tests that are not run against the compiled build, and why."""
 
-TOUCHED = re.compile(r"\b(?:covey_gateway|covey_scheduler|covey_node|tests\.support)\b")
+TOUCHED = re.compile(
+    r"\b(?:covey_gateway|covey_scheduler|covey_node|tests\.support|covey_mesh\.(?:core\.flow|core\.framing|io\.batching))\b"
+)
 TESTS_TIMEOUT_S = 900
 
 BUILD = """
 from setuptools import setup
 from mypyc.build import mypycify
-flags = ["--strict", "--explicit-package-bases", "--ignore-missing-imports", "--config-file="]
+flags = ["--strict", "--allow-any-generics", "--explicit-package-bases", "--ignore-missing-imports", "--config-file="]
 setup(name="covey-compiled", packages=[], ext_modules=mypycify([*flags, *{files!r}], opt_level="2", debug_level="0"))
 """
 
