@@ -200,6 +200,10 @@ def test_whatever_credit_a_peer_promises_no_more_than_a_window_is_on_its_way(wir
     sent = [item for _ in range(100) for item in wire.far_out.take()]
     assert sum(len(item.data.chunk) for item in sent) == STREAM_WINDOW_BYTES
     assert wire.works[0].calls == ["pause"]
+    wire.far.receive("credit", Item(credit=link_pb2.RequestCredit(stream_id=1, bytes=1000)))
+    assert sum(len(item.data.chunk) for item in wire.far_out.take()) == 1000
+    wire.far.receive("credit", Item(credit=link_pb2.RequestCredit(stream_id=1, bytes=STREAM_WINDOW_BYTES)))
+    assert wire.works[0].calls == ["pause", "resume"], "nothing waits any more"
 
 
 def test_the_first_bytes_of_an_answer_are_urgent_and_no_others(wire: Wire) -> None:
