@@ -1,4 +1,7 @@
-"""How measured speeds look to a person. Input: the JSON of the agent's route of speeds."""
+"""How measured speeds look to a person. Input: the JSON of the agent's route of speeds.
+
+A length or batch a line, so that 80 columns hold a row and names stay whole.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ def _prefill(row: Json) -> Text:
     points = few(row["prefill"])
     if not points:
         return Text(f"~{row['prefill_tokens_per_s']:.0f}")
-    text = Text(", ".join(f"{_count(tokens)}: {speed:.0f}" for tokens, speed in points))
+    text = Text("\n".join(f"{_count(tokens)}: {speed:.0f}" for tokens, speed in points))
     return text.append(_slower(row), style="red")
 
 
@@ -58,11 +61,11 @@ def _steps(row: Json) -> Text:
     if not row["steps"]:
         return Text("-")
     parts = [f"{s['batch']}: {'' if s['measured'] else '~'}{s['step_ms']:.1f}" for s in row["steps"]]
-    return Text(", ".join(parts))
+    return Text("\n".join(parts))
 
 
 def _slower(row: Json) -> str:
-    return f"  {row['slower']:.1f} times slower now" if row["slower"] > SLOWER_SHOWN else ""
+    return f"\n{row['slower']:.1f} times slower now" if row["slower"] > SLOWER_SHOWN else ""
 
 
 def few(points: Sequence[Any]) -> list[Any]:
