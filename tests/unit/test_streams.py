@@ -237,7 +237,29 @@ def test_after_its_end_a_source_is_not_heard(wire: Wire) -> None:
     wire.deliver()
     assert (len(sink.body), sink.calls[-1]) == (STREAM_WINDOW_BYTES + 1, "end well")
     assert sum(call.startswith("end") for call in sink.calls) == 1
+    assert work.calls == ["pause"], "who has ended is not told to go on"
     assert len(wire.far) == 0
+
+
+def test_a_source_that_is_late_to_pause_time_and_again_is_not_cut_off(wire: Wire) -> None:
+    sink = Sink()
+    upstream = wire.near.open(request(), sink)
+    wire.deliver()
+    work = wire.works[0]
+    work.sink.head(200, "x")
+    sent = 0
+    for _ in range(20):
+        upstream.pause()
+        paused = work.calls.count("pause")
+        while work.calls.count("pause") == paused:
+            work.sink.data(bytes(STREAM_WINDOW_BYTES // 4))
+            sent += STREAM_WINDOW_BYTES // 4
+            wire.deliver()
+        work.sink.data(bytes(STREAM_WINDOW_BYTES // 4))
+        sent += STREAM_WINDOW_BYTES // 4
+        upstream.resume()
+        wire.deliver()
+    assert (len(sink.body), work.calls) == (sent, ["pause", "resume"] * 20)
 
 
 def test_a_source_that_ignores_pause_is_cut_off_alone(wire: Wire) -> None:
