@@ -137,6 +137,17 @@ def test_nothing_after_cancel(wire: Wire) -> None:
     assert sink.calls == []
 
 
+def test_what_waits_for_an_answer_that_was_cancelled_is_not_sent(wire: Wire) -> None:
+    wire.near.open(request(), Sink())
+    wire.deliver()
+    wire.works[0].sink.head(200, "x")
+    wire.works[0].sink.data(bytes(STREAM_WINDOW_BYTES + 1))
+    wire.far.receive("cancel", Item(cancel=link_pb2.RequestCancel(stream_id=1)))
+    assert wire.far_out.take() == []
+    assert wire.far_out.waiting_bytes == 0
+    assert not wire.far._waiting
+
+
 def test_cancel_before_anything_was_written_says_nothing_to_the_peer(wire: Wire) -> None:
     wire.near.open(request(bytes(200_000)), Sink()).cancel()
     assert wire.near_out.take() == []
