@@ -32,6 +32,7 @@ from covey_gateway.core.batches.state import Batch, Status
 from covey_gateway.core.errors import Code, GatewayError
 from covey_gateway.core.front import IncomingRequest
 from covey_gateway.io.batches import library as library_module
+from covey_gateway.io.batches import runner as runner_module
 from covey_gateway.io.batches.database import PAGE_BYTES, Database, StorageFullError
 from covey_gateway.io.batches.files import FileStore
 from covey_gateway.io.batches.library import BatchLibrary
@@ -427,6 +428,26 @@ async def test_an_agent_starts_on_a_full_disk_and_lets_go_of_what_was_left_there
     await library.delete_expired()
     assert (await library.used())[1] == 0
     await library.close()
+
+
+@pytest.mark.asyncio
+async def test_a_disk_that_stays_full_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(runner_module, "UPKEEP_S", 0.0)
+    looks = 0
+
+    def full(*_: object) -> None:
+        nonlocal looks
+        looks += 1
+        raise StorageFullError("full")
+
+    with patch.object(FileStore, "expired", side_effect=full):
+        async with Machine(tmp_path, FakeDoor()):
+            await becomes(lambda: looks > 3)
+    assert [record.getMessage() for record in caplog.records].count(
+        "files and batches were not looked after: No room: full."
+    ) == 1
 
 
 @pytest.mark.asyncio

@@ -133,13 +133,18 @@ class BatchRunner:
             self._windows.pop(job.batch.model, None)
 
     async def _upkeep(self) -> None:
+        told = ""
         for look in itertools.count():
+            cleaning = not look % LOOKS_A_CLEANING
             try:
-                gone = 0 if look % LOOKS_A_CLEANING else await self.library.delete_expired()
+                gone = await self.library.delete_expired() if cleaning else 0
                 self.kept = await self.library.used()
             except GatewayError as error:
-                logger.warning("files and batches were not looked after: %s", error.message)
+                if error.message != told:
+                    logger.warning("files and batches were not looked after: %s", error.message)
+                told = error.message
             else:
+                told = "" if cleaning else told
                 if gone:
                     logger.info("expired files were deleted", extra={"files": gone})
             await asyncio.sleep(UPKEEP_S / LOOKS_A_CLEANING)
