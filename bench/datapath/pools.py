@@ -20,6 +20,7 @@ from typing import Any
 from unittest.mock import patch
 
 from bench.datapath.instruments import MODEL, STAND_IN
+from covey import compiled
 from covey.demo import ports
 from covey.demo.agent_process import AgentProcess, DemoFailed, call_covey
 from covey.errors import UserError
@@ -37,7 +38,7 @@ class Shape:
     """Who serves and who leads: the agent that is asked ("entry"), or another machine ("other").
 
     `machines` 1: a pool of the entry alone. `processes`: gateway processes of each agent. Without `data_channel`
-    everything between the two goes over gRPC.
+    everything between the two goes over gRPC. `compiled`: with what `make compile` has built; else plain Python.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Shape:
     machines: int = 2
     processes: int = 1
     data_channel: bool = True
+    compiled: bool = False
 
 
 SHAPES = (
@@ -55,7 +57,9 @@ SHAPES = (
     Shape("covey remote, leader remote", served_by="other", led_by="other"),
 )
 OVER_GRPC = Shape("covey remote, over gRPC", served_by="other", data_channel=False)
+COMPILED = Shape("covey here, compiled", machines=1, compiled=True)
 MORE_SHAPES = (
+    COMPILED,
     OVER_GRPC,
     Shape("covey here, 2 processes", machines=1, processes=2),
 )
@@ -88,7 +92,8 @@ class Pool:
             settings += ["--data-port", "0"]
         if self._shape.served_by == name:
             settings += ["--model", f"{MODEL}={model}", "--device", "cpu", "--running-requests-max", RUNNING_MAX]
-        return AgentProcess(name, state, own, tuple(settings))
+        plain = {} if self._shape.compiled else {compiled.SWITCH: "0"}
+        return AgentProcess(name, state, own, tuple(settings), plain)
 
     @property
     def pids(self) -> list[int]:
@@ -96,6 +101,8 @@ class Pool:
 
     def start(self, log_folder: Path) -> None:
         """Who starts first leads. Raises RuntimeError."""
+        if self._shape.compiled and not compiled.fresh(compiled.ROOT):
+            raise RuntimeError("nothing is compiled, or the sources have changed since: make compile")
         first = self._entry if self._shape.led_by == "entry" else self._other
         second = self._other if first is self._entry else self._entry
         try:

@@ -108,7 +108,7 @@ def _kill(pid: int) -> None:
 def trees(pids: Iterable[int], without: Path) -> list[int]:
     """Those processes and all that they started, except those that run the program `without`."""
     found = {pid for first in pids for pid in (first, *descendants(first))}
-    return sorted(pid for pid in found if _program(pid) != str(without))
+    return sorted(pid for pid in found if _program(pid) != str(without.resolve()))
 
 
 def cpu_s(pids: Iterable[int]) -> float:
