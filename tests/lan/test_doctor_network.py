@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.lan.agents import LINK_PORT, HostAgent, LanPool
+from tests.lan.agents import DATA_PORT, LINK_PORT, HostAgent, LanPool
 from tests.lan.conftest import MakeLab
 from tests.lan.lab import Host, Lab
 from tests.lan.program import Program
@@ -178,6 +178,11 @@ FAULTS: list[tuple[str, Callable[[Office], Any], str, str, Sequence[str]]] = [
         "another machine's firewall drops links",
         lambda office: drop(office.hosts[1], "input", f"tcp dport {LINK_PORT} {ONLY_SYN}"),
         "firewall (link)", "warn", ("h2 cannot be reached at 10.77.0.2:8082", "on h2: allow TCP port 8082"),
+    ),
+    (
+        "another machine's firewall drops data channels",
+        lambda office: drop(office.hosts[1], "input", f"tcp dport {DATA_PORT} {ONLY_SYN}"),
+        "firewall (data_port)", "warn", ("h2 cannot be reached at 10.77.0.2:8084", "on h2: allow TCP port 8084"),
     ),
     (
         "one machine cannot dial it",

@@ -21,8 +21,9 @@ from covey_mesh.io.link import GrpcLink
 from covey_mesh.io.link_errors import loss_of_connect
 from covey_mesh.io.tls_probe import CONNECT_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, NotALinkError, checked_peer, client_context
 
-MOVE_TIMEOUT_S = 2.5
-"""For the other side's word, over gRPC, that it has moved."""
+MOVE_TIMEOUT_S = 10.0
+"""For the other side's word, over gRPC, that it has moved. Longer than it has for admitting (data_accepting.py): a side
+that gives up on a peer that has moved meanwhile loses the link."""
 
 RETRY_S = 60.0
 RETRY_MAX_S = 600.0
