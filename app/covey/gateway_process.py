@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import random
 import signal
@@ -28,6 +29,7 @@ from covey_gateway.core.settings import HttpSettings, RequestSettings
 from covey_gateway.io.http_server import HttpServer
 from covey_gateway.io.loop_lag import LoopLag
 from covey_gateway.io.processes.agent_mesh import AgentMesh
+from covey_gateway.io.processes.channel import GONE
 from covey_gateway.io.processes.page_relay import PageRelay, PageRoute
 from covey_gateway.io.runner import RequestRunner
 from covey_gateway.io.status import QUERY_KIND, record_answer
@@ -35,6 +37,8 @@ from covey_mesh.core.names import NodeId
 from covey_mesh.io.discovery import boottime_s
 from covey_scheduler.core.leaderless import choose_alone
 from covey_scheduler.core.sharding import ShardingSettings
+
+log = logging.getLogger(__name__)
 
 ID_BITS = 44
 """Random ones in a request's id."""
@@ -103,6 +107,8 @@ class GatewayProcess:
 
 def _agent_gone(why: str) -> None:
     """Nobody is left to serve for: every connection breaks, as with any process that is killed."""
+    if why != GONE:
+        log.error("the agent is not understood; this gateway process ends", extra={"reason": why})
     os._exit(ENDED_BY_AGENT)
 
 

@@ -160,6 +160,29 @@ async def test_a_cancelled_attempt_is_cancelled_there() -> None:
 
 
 @pytest.mark.asyncio
+async def test_what_is_cancelled_before_it_left_leaves_nothing() -> None:
+    """Either way: no frame, not an empty one either."""
+    async with connected() as ends:
+        for _ in range(3):
+            ends.process.open_on(A, REQUEST, Sink()).cancel()
+            await asyncio.sleep(0)
+        sinks = [Sink() for _ in range(3)]
+        attempts = [ends.process.open_on(A, REQUEST, sink) for sink in sinks]
+        await until(lambda: len(ends.mesh.works) == 3)
+        for _, work in ends.mesh.works:
+            work.sink.head(200, "text/event-stream")
+            work.sink.data(b"first")
+        await until(lambda: all(sink.body for sink in sinks))
+        for (_, work), attempt in zip(ends.mesh.works, attempts, strict=True):
+            work.sink.data(b"more")  # waits for others of its kind
+            attempt.cancel()
+        await until(lambda: all(work.calls == ["cancel"] for _, work in ends.mesh.works))
+        assert await ends.port.ask("nobody", b"", WAIT_S) is None
+        assert not ends.port.over.done()
+        assert not ends.gone
+
+
+@pytest.mark.asyncio
 async def test_a_reader_that_pauses_holds_the_engine_back() -> None:
     async with connected() as ends:
         sink = Sink()

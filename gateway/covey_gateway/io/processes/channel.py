@@ -37,6 +37,9 @@ BACKLOG_BYTES_MAX = BODIES_BYTES_MAX + LINK_BACKLOG_BYTES_MAX
 FLUSH_WITHIN_S = 0.002
 """Longest wait of tokens after the first: a frame and its system calls cost both processes more than a token does."""
 
+GONE = "it is gone"
+"""Why a channel ended: the other process has, or has closed it."""
+
 _OPENED = frozenset({"head", "data", "end"})
 _SERVED = frozenset({"open", "body", "cancel", "credit"})
 
@@ -115,7 +118,7 @@ class Channel(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end("it is gone")
+        self._end(GONE)
 
     def pause_writing(self) -> None:
         self._full = True
@@ -169,7 +172,9 @@ class Channel(asyncio.Protocol):
         self._before_flush()
         self._flush_due = False
         while not self._outbox.empty and not self._full:
-            self._transport.write(framed(Batch(items=self._outbox.take()).SerializeToString()))
+            items = self._outbox.take()
+            if items:  # what waited may have been discarded
+                self._transport.write(framed(Batch(items=items).SerializeToString()))
         self._served.relieve()
 
     def _end(self, why: str) -> None:

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
+from covey_gateway.io.processes.channel import GONE
 from covey_gateway.io.processes.port import Port
 
 KILLED_WITHIN_S = 10.0
@@ -36,9 +37,10 @@ class Child:
         try:
             ends: list[asyncio.Future[Any]] = [exited, self.port.over]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if not exited.done() and self.port.over.result() == "it is gone":
+            lost = self.port.over.result() if self.port.over.done() else GONE
+            if lost == GONE:
                 await asyncio.wait({exited}, timeout=1.0)  # its socket ends a moment before it does
-            why = _how(exited.result()) if exited.done() else f"its channel was lost: {self.port.over.result()}"
+            why = _how(exited.result()) if lost == GONE and exited.done() else f"its channel was lost: {lost}"
         finally:
             exited.cancel()
             await self.kill()
