@@ -223,6 +223,19 @@ def test_figures_are_of_the_whole_agent(pool: AgentPool) -> None:
     assert metric(anna, "covey_gateway_process_cpu_seconds_total") > 0
 
 
+def test_clients_that_leave_end_nothing_but_their_streams(slow: AgentProcess) -> None:
+    before = workers(slow)
+    for _ in range(3):
+        streams = [OpenStream(slow, 1, tokens=500) for _ in range(8)]
+        for stream in streams:
+            next(stream.lines)
+        for stream in streams:
+            stream.close()
+    wait_until(lambda: metric(slow, "covey_requests_in_flight", local(slow)) == 0, "all of them are counted to the end")
+    wait_until(lambda: not engine_busy(slow), "the engine's work was aborted")
+    assert workers(slow) == before
+
+
 def test_a_killed_process_breaks_its_own_connections_alone(slow: AgentProcess) -> None:
     kept, broken = OpenStream(slow, 0, tokens=150), OpenStream(slow, 1, tokens=150)
     next(kept.lines), next(broken.lines)
