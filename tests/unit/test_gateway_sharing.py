@@ -491,3 +491,12 @@ def test_a_leader_that_answers_others_is_busy_and_not_silent() -> None:
         if pool.timers.now_s < 1002.9:
             assert "ask_timed_out" not in pool.observer.events
     assert "ask_timed_out" in pool.observer.events, "but the last ones do not wait for ever"
+
+
+def test_a_leader_that_does_not_acknowledge_is_said_once_for_all_who_had_asked(caplog: pytest.LogCaptureFixture) -> None:
+    pool = Pool()
+    for _ in range(5):
+        pool.submit()
+    pool.timers.advance(0.41)
+    assert pool.observer.events.count("ask_timed_out") == 5
+    assert caplog.text.count("does not acknowledge") == 1

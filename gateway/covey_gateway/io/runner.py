@@ -442,9 +442,12 @@ class RequestRunner:
             self._plan_line()
 
     def ask_timed_out(self, leader: NodeId) -> None:
-        logger.warning("the leader does not acknowledge: deciding alone for a while", extra={"leader": leader})
+        now_s = self._clock()
         self.observer.ask_timed_out()
-        self._distrusted = (leader, self._clock() + self._settings.leader_distrusted_s)
+        if self._distrusted is None or self._distrusted[0] != leader or self._distrusted[1] <= now_s:
+            # Once a while, not for each request that had asked.
+            logger.warning("the leader does not acknowledge: deciding alone for a while", extra={"leader": leader})
+        self._distrusted = (leader, now_s + self._settings.leader_distrusted_s)
 
     def name_of(self, node_id: NodeId) -> str:
         member = self._mesh.view().members.get(node_id)
