@@ -493,7 +493,7 @@ def test_a_leader_that_answers_others_is_busy_and_not_silent() -> None:
     assert "ask_timed_out" in pool.observer.events, "but the last ones do not wait for ever"
 
 
-def test_a_leader_that_does_not_acknowledge_is_said_once_for_all_who_had_asked(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_leader_that_does_not_acknowledge_is_said_once_for_all(caplog: pytest.LogCaptureFixture) -> None:
     pool = Pool()
     for _ in range(5):
         pool.submit()
