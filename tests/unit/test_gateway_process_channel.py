@@ -14,7 +14,6 @@ from tests.support.gateway import SELF, A, B
 from tests.unit.test_gateway_process_parts import SUMMARY, Recorder, member
 from tests.unit.test_streams import Sink, Work
 
-from covey_gateway.core.framing import framed
 from covey_gateway.io.processes import channel, port
 from covey_gateway.io.processes.agent_mesh import AgentMesh
 from covey_gateway.io.processes.port import Port, Surroundings
@@ -22,6 +21,7 @@ from covey_mesh.core.asking import Answer, Ask, AttemptReport, Outcome
 from covey_mesh.core.ballot import Ballot
 from covey_mesh.core.exchange import FailureCode, ForwardedRequest, ResponseSink
 from covey_mesh.core.facts import PoolView
+from covey_mesh.core.framing import frame
 from covey_mesh.core.limits import STREAM_WINDOW_BYTES
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.ports import LinkLoss
@@ -348,7 +348,7 @@ async def test_a_lost_agent_is_a_broken_link_and_is_told_once() -> None:
 
 
 def batch(*items: Item) -> bytes:
-    return framed(Batch(items=items).SerializeToString())
+    return frame(Batch(items=items).SerializeToString())
 
 
 _ANSWER = link_pb2.Relayed(node_id=A, answer=answer_to_wire(Answer("r", 1, Outcome.QUEUED)))
@@ -357,10 +357,9 @@ _ANSWER = link_pb2.Relayed(node_id=A, answer=answer_to_wire(Answer("r", 1, Outco
 @pytest.mark.parametrize(
     "raw",
     [
-        b"\0\0\0\0",
         b"\xff\xff\xff\xff",
         b"GET / HTTP/1.1\r\n\r\n",
-        framed(b"\xff\xff\xff"),
+        frame(b"\xff\xff\xff"),
         batch(Item(pool_change=link_pb2.PoolChange())),
         batch(Item(drain=link_pb2.Drain())),
         batch(Item(hello=link_pb2.Hello())),
@@ -398,7 +397,7 @@ async def test_items_of_a_later_build_and_harmless_ones_are_passed_over() -> Non
     async with hostile() as (ends, writer):
         unknown = b"\x0a\x04\xfa\x3e\x01\x01"  # an item whose kind is field 1007
         echo = Item(heartbeat=link_pb2.Heartbeat(echo=2**60))
-        writer.write(framed(unknown) + batch(echo, Item(listening=link_pb2.Listening())))
+        writer.write(frame(b"") + frame(unknown) + batch(echo, Item(listening=link_pb2.Listening())))
         await asyncio.wait_for(ends.port.listening, WAIT_S)
         assert ends.port.beat() == 0  # an echo of what was never sent counts for nothing
         assert not ends.port.over.done()

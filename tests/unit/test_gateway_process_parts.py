@@ -11,7 +11,6 @@ import msgspec
 import pytest
 from tests.support.gateway import SELF, A, B, C
 
-from covey_gateway.core.framing import FrameReader, FramingError, framed
 from covey_gateway.core.observer import RequestSummary
 from covey_gateway.core.process_ids import local_part, process_of
 from covey_gateway.core.restarting import PAUSE_MAX_S, STEADY_S, in_a_row, restart_pause_s
@@ -24,30 +23,6 @@ from covey_mesh.core.facts import Member, NodeFacts, NodeLoad, PoolView
 from covey_mesh.core.ports import LinkLoss
 from covey_mesh.io.codec_values import PeerProtocolError
 from covey_mesh.wire.v1 import link_pb2
-
-# Frames
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_messages_come_through_however_the_stream_is_cut(seed: int) -> None:
-    dice = random.Random(seed)
-    messages = [dice.randbytes(dice.choice((1, 3, 100, 5000))) for _ in range(30)]
-    stream = b"".join(map(framed, messages))
-    reader, found = FrameReader(5000), []
-    while stream:
-        size = dice.choice((1, 2, 7, 900, 20_000))
-        found += reader.feed(stream[:size])
-        stream = stream[size:]
-    assert found == messages
-
-
-@pytest.mark.parametrize("length", [0, 101, 2**32 - 1])
-def test_a_frame_that_cannot_be_is_refused_before_it_is_read(length: int) -> None:
-    reader = FrameReader(100)
-    assert list(reader.feed(framed(b"x" * 100))) == [b"x" * 100]
-    with pytest.raises(FramingError):
-        list(reader.feed(length.to_bytes(4, "big")))
-
 
 # Ids and restarts
 

@@ -157,6 +157,21 @@ def test_one_stall_moves_nothing(stall_s: float) -> None:
     assert (meter.prefill_tokens_per_s, meter.decode_tokens_per_s) == pytest.approx(before, rel=0.02)
 
 
+def test_the_silence_before_an_attempt_was_given_up_is_nobodys_speed() -> None:
+    """A hung engine: every stream of a full batch ends from outside, seconds after its last token."""
+    meter, now_s = Meter(), 0.0
+    now_s = served(meter, now_s, 50.0)
+    before = meter.decode_tokens_per_s
+    streams = [meter.started(100, True, now_s) for _ in range(4)]
+    for stream in streams:
+        meter.tokens(stream, 1, now_s + 0.1)
+        meter.tokens(stream, 5, now_s + 0.2)
+    for stream in streams:
+        meter.ended(stream, now_s + 8.0, complete=False)
+    meter.settle(now_s + 9.0)
+    assert meter.decode_tokens_per_s == pytest.approx(before)
+
+
 def test_what_the_engine_had_cached_is_no_work() -> None:
     meter, now_s = Meter(), 0.0
     for told in (True, False) * 10:

@@ -277,8 +277,9 @@ class Meter:
             self._embeddings = group._replace(work=0)
             self._observe_prefill(group.work, group.end_s - group.from_s, group.end_s, told=True)
 
-    def ended(self, metered: Metered, now_s: float) -> None:
-        """The attempt is over, however it ended."""
+    def ended(self, metered: Metered, now_s: float, complete: bool = True) -> None:
+        """The attempt is over. Where its answer is not complete, the time since its last token measures whoever ended
+        it, not the engine."""
         self._now_s = now_s
         if metered.streamed and not metered.answering:
             self._prefilling -= 1
@@ -287,7 +288,7 @@ class Meter:
         self._wholes -= not metered.streamed
         if not self._wholes:
             self._observe_embeddings()
-        if metered.tokens_since_mark > 0:
+        if complete and metered.tokens_since_mark > 0:
             self._sample_decode(metered, now_s)
         self._streams.change(-1, now_s)
 

@@ -42,8 +42,8 @@ class Served(Protocol):
     def streamed(self, metered: Metered | None, tail: bytes) -> None:
         """A stream ended well; its usage stands in its `tail`."""
 
-    def over(self, attempt: Attempt, metered: Metered | None) -> None:
-        """It ended, however it did."""
+    def over(self, attempt: Attempt, metered: Metered | None, complete: bool) -> None:
+        """It ended; `complete`: with its whole answer."""
 
 
 def refused(sink: ResponseSink, failure: Failure) -> Upstream:
@@ -134,7 +134,7 @@ class Attempt:
         self._sink = None
         if self._upstream is not None:
             self._upstream.cancel()
-        self._over()
+        self._over(complete=False)
 
     def pause(self) -> None:
         self._paused = True
@@ -179,7 +179,7 @@ class Attempt:
                 self._served.answered_whole(self.ticket, self._metered, self._tail)
             elif self._tells:
                 self._served.streamed(self._metered, (self._before + self._tail)[-USAGE_TAIL_BYTES:])
-        self._over()
+        self._over(complete=failure is None)
         sink.end(failure)
 
     def _late(self) -> None:
@@ -189,9 +189,9 @@ class Attempt:
         tokens, self._untold_tokens = self._untold_tokens, 0
         self._told_every = self._served.progressed(self.ticket, self._metered, tokens)
 
-    def _over(self) -> None:
+    def _over(self, complete: bool) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
-        if self._untold_tokens:
+        if complete and self._untold_tokens:
             self._tell_progress()
-        self._served.over(self, self._metered)
+        self._served.over(self, self._metered, complete)

@@ -198,10 +198,10 @@ class ServedModel:
         if metered is not None and prompt and (cached or not self._caches):
             self._meter.told(metered, int(prompt[-1]), int(cached[-1]) if cached else 0)
 
-    def over(self, attempt: Attempt, metered: Metered | None) -> None:
+    def over(self, attempt: Attempt, metered: Metered | None, complete: bool) -> None:
         """The attempt ended; its place goes to those who wait."""
         if metered is not None:
-            self._meter.ended(metered, self._clock())
+            self._meter.ended(metered, self._clock(), complete)
         del self._attempts[attempt.ticket]
         for ticket in self._admission.release(attempt.ticket):
             self._run(self._attempts[ticket])

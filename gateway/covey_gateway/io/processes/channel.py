@@ -15,8 +15,8 @@ from typing import Protocol, cast
 
 from google.protobuf.message import DecodeError
 
-from covey_gateway.core.framing import FrameReader, FramingError, framed
 from covey_mesh.core.exchange import ForwardedRequest, OpenRequest, ResponseSink, Upstream
+from covey_mesh.core.framing import FrameReader, FrameTooLongError, frame
 from covey_mesh.core.limits import BATCH_BYTES_MAX, LINK_BACKLOG_BYTES_MAX
 from covey_mesh.io.batching import BATCH_TARGET_BYTES, Outbox
 from covey_mesh.io.codec_values import PeerProtocolError
@@ -111,7 +111,7 @@ class Channel(asyncio.Protocol):
         try:
             for raw in self._frames.feed(data):
                 self._receive(raw)
-        except (PeerProtocolError, FramingError) as error:
+        except (PeerProtocolError, FrameTooLongError) as error:
             self._end(f"it sent {error}")
 
     def eof_received(self) -> bool:
@@ -174,7 +174,7 @@ class Channel(asyncio.Protocol):
         while not self._outbox.empty and not self._full:
             items = self._outbox.take()
             if items:  # what waited may have been discarded
-                self._transport.write(framed(Batch(items=items).SerializeToString()))
+                self._transport.write(frame(Batch(items=items).SerializeToString()))
         self._served.relieve()
 
     def _end(self, why: str) -> None:
