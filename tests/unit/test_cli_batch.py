@@ -125,6 +125,22 @@ def test_an_interrupt_says_how_to_come_back(monkeypatch: pytest.MonkeyPatch, lin
     assert "covey batch --cancel batch_1" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("interrupted", "said"), [("send_file", "nothing runs"), ("post", "`covey batch --list` shows whether it runs")]
+)
+def test_an_interrupt_before_the_batch_has_a_name_claims_no_more_than_is_known(
+    monkeypatch: pytest.MonkeyPatch, lines: Path, interrupted: str, said: str
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    agent = FakeAgent(found("in_progress"))
+    monkeypatch.setattr(agent, interrupted, interrupt)
+    done = run(monkeypatch, agent, str(lines))
+    assert done.exit_code == 130
+    assert said in done.stderr
+
+
 def test_nothing_is_written_over_unasked(monkeypatch: pytest.MonkeyPatch, lines: Path) -> None:
     (lines.parent / "lines.errors.jsonl").write_text("mine")
     agent = FakeAgent(found("completed", 2, error_file_id="file-e"))

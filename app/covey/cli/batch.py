@@ -102,11 +102,13 @@ def _run(
     from covey.cli.batch_screen import screen_for
 
     screen = screen_for(invocation.as_json)
-    batch_id = resume
+    batch_id, asked = resume, False
     try:
         with screen:
             if file is not None:
-                batch_id = _send(agent, file, window, screen)
+                wish = _send(agent, file, window, screen)
+                asked = True
+                batch_id = str(agent.post("/v1/batches", wish)["id"])
             assert batch_id is not None
             found = agent.get(_path(batch_id)) if no_wait else _watch(agent, batch_id, screen)
         if no_wait:
@@ -114,17 +116,17 @@ def _run(
             return
         _finish(invocation, agent, found, targets)
     except KeyboardInterrupt:
-        _left(batch_id, targets.output)
+        _left(batch_id, asked, targets.output)
         click.get_current_context().exit(int(ExitCode.INTERRUPTED))
 
 
-def _send(agent: AgentClient, file: Path, window: str, screen: BatchScreen) -> str:
+def _send(agent: AgentClient, file: Path, window: str, screen: BatchScreen) -> dict[str, Any]:
+    """Uploads the requests; returns the batch to ask for."""
     endpoint = _endpoint(file)
     size = file.stat().st_size
     sent = agent.send_file("/v1/files", {"purpose": "batch"}, file, lambda count: screen.sending(count, size))
     wish = {"input_file_id": sent["id"], "endpoint": endpoint, "completion_window": window}
-    made = agent.post("/v1/batches", {**wish, "metadata": {"file": file.name[:500]}})
-    return str(made["id"])
+    return {**wish, "metadata": {"file": file.name[:500]}}
 
 
 def _endpoint(file: Path) -> str:
@@ -206,11 +208,13 @@ def _listed(content: Any) -> str:
     return "\n".join(lines)
 
 
-def _left(batch_id: str | None, output: Path) -> None:
-    if batch_id is None:
-        click.echo("interrupted before the batch was made: nothing runs", err=True)
-    else:
+def _left(batch_id: str | None, asked: bool, output: Path) -> None:
+    if batch_id is not None:
         click.echo(_come_back(batch_id, output), err=True)
+    elif asked:
+        click.echo("interrupted while the batch was being made: `covey batch --list` shows whether it runs", err=True)
+    else:
+        click.echo("interrupted before the batch was made: nothing runs", err=True)
 
 
 def _come_back(batch_id: str, output: Path) -> str:
