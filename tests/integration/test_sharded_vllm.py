@@ -93,19 +93,23 @@ def cosine(one: tuple[float, ...], other: tuple[float, ...]) -> float:
     return sum(a * b for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("encoding", ["float", "base64"])
-def test_vectors_are_those_of_one_engine_in_the_same_order(
-    embedders: tuple[AgentProcess, AgentProcess], encoding: str
-) -> None:
-    body = {"model": EMBED_MODEL, "input": INPUTS, "encoding_format": encoding}
-    response = ask(embedders[1], "/v1/embeddings", body)
-    expected = ask_engine(engine_sockets(embedders[0])[EMBED_MODEL], "/v1/embeddings", body)
-    answer = response.json()
-    assert int(response.headers["x-covey-parts"]) >= 2
-    assert sorted(response.headers["x-covey-node"].split(", ")) == ["anna", "ben"]
-    assert answer["usage"] == expected["usage"]
-    assert answer.keys() == expected.keys()
-    found, wanted = vectors(answer), vectors(expected)
+def test_vectors_are_those_of_one_engine_in_the_same_order(embedders: tuple[AgentProcess, AgentProcess]) -> None:
+    """Both machines take part at first; two engines on a few cores slow each other down, and may be believed slow."""
+    served_by: set[str] = set()
+    for encoding in ("float", "base64"):
+        body = {"model": EMBED_MODEL, "input": INPUTS, "encoding_format": encoding}
+        response = ask(embedders[1], "/v1/embeddings", body)
+        expected = ask_engine(engine_sockets(embedders[0])[EMBED_MODEL], "/v1/embeddings", body)
+        answer = response.json()
+        assert int(response.headers["x-covey-parts"]) >= 2
+        served_by.update(response.headers["x-covey-node"].split(", "))
+        assert answer["usage"] == expected["usage"]
+        assert answer.keys() == expected.keys()
+        same_vectors(vectors(answer), vectors(expected))
+    assert served_by == {"anna", "ben"}
+
+
+def same_vectors(found: list[tuple[float, ...]], wanted: list[tuple[float, ...]]) -> None:
     assert len(found) == len(INPUTS)
     for number, (one, other) in enumerate(zip(found, wanted, strict=True)):
         assert cosine(one, other) > 0.999, f"input {number}"
