@@ -65,8 +65,8 @@ def cut(
     bytes_per_token: float,
     settings: ShardingSettings,
 ) -> CutRequest | None:
-    """None where the request stays whole."""
-    if not settings.enabled or facts.path not in CUT_PATHS or fields.units_most < 2:
+    """None where the request stays whole, as one with a single unit does."""
+    if not settings.enabled or facts.path not in CUT_PATHS:
         return None
     workers = workers_of(facts.model, members)
     units = units_of(facts.path, body, fields) if len(workers) > 1 else None

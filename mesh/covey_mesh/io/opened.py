@@ -217,7 +217,6 @@ class OpenedAttempts:
     def abandon(self, attempt: OpenedAttempt) -> None:
         """Stop it on the peer as well, unless the peer never heard of it."""
         started = attempt.lane.started
-        attempt.lane.discard()
         self.forget(attempt)
         if started and not self.closed:
             self._outbox.put_control(Item(cancel=link_pb2.RequestCancel(stream_id=attempt.stream_id)), urgent=True)
