@@ -18,7 +18,7 @@ import msgspec
 from tests.sim.loop import Timer, VirtualLoop
 from tests.sim.machine import ENGINE, MODEL, Machine
 
-from covey_gateway.core.front import ActiveRequest, AnswerHead, IncomingRequest
+from covey_gateway.core.front import ActiveRequest, AnswerHead, ClientSink, IncomingRequest
 from covey_mesh.core.exchange import Failure
 from covey_node.core import simulated_openai as openai
 
@@ -79,7 +79,7 @@ class Asked:
         return [words[: self.tokens] for words in _expected(self.path, self.prompt, self.choices)]
 
 
-class Request:
+class Request(ClientSink):
     """One client's request and its answer (covey_gateway.core.front.ClientSink)."""
 
     def __init__(

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from covey_gateway.core.front import AnswerHead
+from covey_gateway.core.front import AnswerHead, ClientSink
 from covey_gateway.core.observer import RequestSummary, SilentObserver
 from covey_mesh.core.asking import Answer, Ask, AttemptReport, Outcome
 from covey_mesh.core.ballot import Ballot
@@ -202,7 +202,7 @@ class FakeMesh:
 
 
 @dataclass
-class FakeClient:
+class FakeClient(ClientSink):
     """A client's sink; checks the order of calls as it goes."""
 
     heads: list[AnswerHead] = field(default_factory=list)

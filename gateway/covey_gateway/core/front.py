@@ -50,7 +50,10 @@ class AnswerHead:
 
 
 class ClientSink(Protocol):
-    """The client's side of one request; called on the event loop's thread, never from inside `submit`."""
+    """The client's side of one request; called on the event loop's thread, never from inside `submit`. A sink derives
+    from this one unless it has a `whole` of its own."""
+
+    __slots__ = ()
 
     def head(self, head: AnswerHead) -> None:
         """Once, first."""
@@ -61,6 +64,13 @@ class ClientSink(Protocol):
     def end(self, failure: Failure | None) -> None:
         """Once, last. A failure after `head` means that the body is incomplete: the edge ends it in a way that shows
         so. An event stream already shows it: its final error event was sent as data, and the edge ends it as ever."""
+
+    def whole(self, head: AnswerHead, body: bytes) -> None:
+        """A complete answer at once, in place of the three calls: nothing was called before it, nothing is after."""
+        self.head(head)
+        if body:
+            self.data(body)
+        self.end(None)
 
 
 class ActiveRequest(Protocol):

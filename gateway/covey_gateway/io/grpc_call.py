@@ -18,7 +18,7 @@ import grpc.aio
 
 from covey_gateway.core.errors import Code
 from covey_gateway.core.events import DONE, EventSplitter, EventTooLargeError
-from covey_gateway.core.front import ActiveRequest, AnswerHead, FrontDoor, IncomingRequest
+from covey_gateway.core.front import ActiveRequest, AnswerHead, ClientSink, FrontDoor, IncomingRequest
 from covey_mesh.core.exchange import Failure
 
 QUEUED_BYTES_MAX = 64 * 1024
@@ -95,7 +95,7 @@ def malformed(head: AnswerHead | None) -> CallError:
     return CallError(grpc.StatusCode.INTERNAL, "the engine's answer is not of the form that its API promises", head)
 
 
-class Call:
+class Call(ClientSink):
     """A ClientSink that a coroutine reads. Use as an async context manager: leaving it aborts what still runs."""
 
     def __init__(self, door: FrontDoor, request: IncomingRequest) -> None:

@@ -109,6 +109,9 @@ class Exchange:
         else:
             self._end_whole()
 
+    def whole(self, head: AnswerHead, body: bytes) -> None:
+        self._whole(head.status, http_head.answer_lines(head), body)
+
     # --- whole answers -----------------------------------------------------------------------------------------------
 
     def page(self, response: PlainResponse) -> None:

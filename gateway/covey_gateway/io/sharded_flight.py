@@ -42,7 +42,7 @@ class Owner(Protocol):
         """It is over; forget it."""
 
 
-class _PartSink:
+class _PartSink(ClientSink):
     """Tags what the request for one part sends, so that the state machine can drop what is late."""
 
     __slots__ = ("_attempt", "_number", "_whole")

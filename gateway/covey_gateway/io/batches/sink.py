@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from covey_gateway.core.batches.results import Answered
-from covey_gateway.core.front import ActiveRequest, AnswerHead
+from covey_gateway.core.front import ActiveRequest, AnswerHead, ClientSink
 from covey_gateway.core.retrying import BufferBudget
 from covey_mesh.core.exchange import Failure
 
 
-class LineSink:
+class LineSink(ClientSink):
     """A ClientSink. `done` is called once, unless the line is cancelled before."""
 
     def __init__(self, budget: BufferBudget, answer_bytes_max: int, done: Callable[[Answered], None]) -> None:
