@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from covey_mesh.core.exchange import Failure, ForwardedRequest
+from covey_mesh.core.exchange import Failure, ForwardedRequest, PiecewiseSink
 
 PATIENCE_S = 60.0
 POLL_S = 0.02
@@ -15,7 +15,7 @@ POLL_S = 0.02
 _numbers = iter(range(1, 1_000_000))
 
 
-class Answer:
+class Answer(PiecewiseSink):
     """A ResponseSink that checks the exchange's rules as it listens."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from covey_mesh.core.exchange import Failure, ForwardedRequest, ResponseSink
+from covey_mesh.core.exchange import Failure, ForwardedRequest, PiecewiseSink, ResponseSink
 from covey_mesh.core.facts import NodeFacts
 from covey_mesh.core.limits import PROTOCOL_VERSION
 from covey_mesh.core.messages import ControlMessage
@@ -87,7 +87,7 @@ class Recorder:
                 await self._changed.wait()
 
 
-class Answer:
+class Answer(PiecewiseSink):
     """ResponseSink that collects one answer."""
 
     def __init__(self) -> None:

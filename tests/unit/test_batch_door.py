@@ -21,7 +21,7 @@ from covey_gateway.io.batches.library import BatchLibrary
 from covey_gateway.io.batches.pages import BatchPages
 from covey_gateway.io.batches.peers import PEER_PATH, UNREAD_BYTES_MAX, PeerPort
 from covey_gateway.io.batches.runner import BatchRunner
-from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, ResponseSink, Upstream
+from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, PiecewiseSink, ResponseSink, Upstream
 from covey_mesh.core.facts import EngineState, Member, ModelLoad, NodeFacts, NodeLoad, PoolView, Task
 from covey_mesh.core.names import NodeId
 
@@ -285,7 +285,7 @@ async def test_what_is_no_question_goes_to_the_node_and_nonsense_is_refused(tmp_
             assert "update covey" in sink.failure.message
 
 
-class Collector:
+class Collector(PiecewiseSink):
     """A ResponseSink."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.support.virtual import virtually
 
-from covey_mesh.core.exchange import Failure, ForwardedRequest, ResponseSink, Upstream
+from covey_mesh.core.exchange import Failure, ForwardedRequest, PiecewiseSink, ResponseSink, Upstream
 from covey_mesh.core.facts import Task
 from covey_node.core.engine import EngineInfo
 from covey_node.core.settings import ModelSpec
@@ -76,7 +76,7 @@ class Nothing:
         pass
 
 
-class Sink:
+class Sink(PiecewiseSink):
     def __init__(self) -> None:
         self.ended = asyncio.Event()
 

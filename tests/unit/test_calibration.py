@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.support.virtual import virtually
 
-from covey_mesh.core.exchange import Failure, ForwardedRequest
+from covey_mesh.core.exchange import Failure, ForwardedRequest, PiecewiseSink
 from covey_mesh.core.facts import EngineState, ModelLoad, NodeLoad, Task
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.speeds import CALIBRATED, LEARNED, STORED
@@ -64,7 +64,7 @@ def test_the_time_is_bounded(wrong: float) -> None:
         NodeSettings(calibration_s=wrong).validated()
 
 
-class Sink:
+class Sink(PiecewiseSink):
     def __init__(self) -> None:
         self.body = b""
         self.first_s = 0.0

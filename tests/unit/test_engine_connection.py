@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from covey_mesh.core.exchange import Failure, FailureCode
+from covey_mesh.core.exchange import Failure, FailureCode, PiecewiseSink
 from covey_node.io.engine_connection import EngineConnection, EngineRequest, only_chunk
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -32,7 +32,7 @@ class Transport:
         return True
 
 
-class Rig:
+class Rig(PiecewiseSink):
     """One connection without a socket; also its pool and the sink of its requests."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from covey_mesh.core.exchange import Failure, FailureCode
+from covey_mesh.core.exchange import Failure, FailureCode, PiecewiseSink
 from covey_node.io.http_client import EngineClient, EngineRequest
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -27,7 +27,7 @@ def whole(status: str, body: bytes, extra: bytes = b"") -> bytes:
     return head + extra + b"\r\n" + body
 
 
-class Sink:
+class Sink(PiecewiseSink):
     def __init__(self) -> None:
         self.told: list[object] = []
         self.ended = asyncio.Event()

@@ -15,7 +15,7 @@ from tests.sim.virtual_loop import VirtualLoop
 from covey_mesh.core.asking import Answer, Ask, Outcome
 from covey_mesh.core.ballot import Ballot
 from covey_mesh.core.events import Promise
-from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest
+from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, PiecewiseSink
 from covey_mesh.core.facts import NodeFacts, NodeLoad
 from covey_mesh.core.messages import LeaseReleased, LoadReport, Query, QueryReply
 from covey_mesh.core.names import NodeId
@@ -112,6 +112,9 @@ class Listener:
     def attempt_reported(self, gateway: NodeId, report: Any) -> None:
         self.heard.append((gateway, report))
 
+    def granted_work(self, gateway: NodeId, work: Any) -> None:
+        self.heard.append((gateway, work))
+
     def leadership_changed(self, leader: NodeId | None, ballot: Ballot) -> None:
         self.heard.append(("leader", leader))
 
@@ -122,7 +125,7 @@ class Listener:
         self.heard.append(("lost", node_id))
 
 
-class Sink:
+class Sink(PiecewiseSink):
     def __init__(self) -> None:
         self.got: list[Any] = []
 

@@ -13,7 +13,7 @@ from tests.support.virtual import virtually
 
 from covey_gateway.core import paths as gateway_paths
 from covey_mesh.core.engine_paths import ENGINE_PATHS
-from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, Upstream
+from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, PiecewiseSink, Upstream
 from covey_mesh.core.facts import EngineState, NodeLoad
 from covey_mesh.core.names import NodeId
 from covey_node.core.engine import Engine, EngineStartError
@@ -26,7 +26,7 @@ from covey_node.io.simulated import SimulatedEngine
 CHAT = "/v1/chat/completions"
 
 
-class Sink:
+class Sink(PiecewiseSink):
     def __init__(self) -> None:
         self.status = 0
         self.body = b""

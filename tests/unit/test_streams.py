@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, ResponseSink
+from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, PiecewiseSink, ResponseSink
 from covey_mesh.core.limits import REQUEST_BODY_BYTES_MAX, STREAM_WINDOW_BYTES, STREAMS_PER_LINK_MAX
 from covey_mesh.io.batching import Outbox
 from covey_mesh.io.codec_values import PeerProtocolError
@@ -18,7 +18,7 @@ from covey_mesh.wire.v1.link_pb2 import Item
 OPENED = {"head", "data", "end"}
 
 
-class Sink:
+class Sink(PiecewiseSink):
     """Remembers the calls of one answer."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ from covey_gateway.core.observer import Observer, RequestSummary
 from covey_gateway.core.records import RequestRecord
 from covey_gateway.core.request import Phase, RequestMachine
 from covey_mesh.core.asking import Ask, AttemptReport
-from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, ResponseSink, Upstream
+from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, PiecewiseSink, ResponseSink, Upstream
 from covey_mesh.core.names import NodeId
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class Surroundings(Protocol):
         """It is over; forget it."""
 
 
-class _AttemptSink:
+class _AttemptSink(PiecewiseSink):
     """Tags what one attempt sends with its number, so that the state machine can drop what is late."""
 
     __slots__ = ("_attempt", "_flight")
@@ -102,7 +102,7 @@ class _AttemptSink:
         self._flight.feed(ev.UpstreamEnd(self._attempt, failure))
 
 
-class _CountSink:
+class _CountSink(PiecewiseSink):
     """Collects the answer to a question about tokens."""
 
     __slots__ = ("_attempt", "_body", "_flight", "_status")

@@ -8,6 +8,11 @@ Rules: after `open` returns, the sink gets `head` once (unless the attempt fails
 then `end` exactly once; nothing after `end`, and nothing at all after `cancel` returned. Calls are made from the
 event loop's thread, never from inside `open`. `pause` asks the source to stop soon: bytes on their way still arrive
 (bounded by covey_mesh.core.limits.STREAM_WINDOW_BYTES).
+
+An answer that is complete in one piece may come as one `whole` in place of `head`, `data` and `end(None)`: only where
+nothing was called before it, never after `cancel`, and nothing after it. The attempt is over when it is called:
+`cancel`, `pause` and `resume` do nothing from then on, from inside it neither, so that a sink which takes it apart and
+does not want the rest must ignore that itself. Whoever gains nothing by it inherits PiecewiseSink.
 """
 
 from __future__ import annotations
@@ -60,6 +65,15 @@ class ForwardedRequest:
     node_id: str = ""
 
 
+@frozen
+class Usage:
+    """Token counts that an answer told of itself; 0: not told. `cached_tokens` of the prompt were no work."""
+
+    prompt_tokens: int
+    output_tokens: int
+    cached_tokens: int
+
+
 class ResponseSink(Protocol):
     """Receives one attempt's answer."""
 
@@ -71,6 +85,25 @@ class ResponseSink(Protocol):
 
     def end(self, failure: Failure | None) -> None:
         """Once, last. None: the answer is complete."""
+
+    def whole(self, status: int, content_type: str, retry_after_s: int, body: bytes, usage: Usage | None) -> None:
+        """The complete answer at once. `usage`: as the machine read it in `body`; None where nobody looked or none was
+        found, so that whoever needs it reads the body itself."""
+
+
+class PiecewiseSink:
+    """For sinks to inherit that take a whole answer like any other, piece by piece."""
+
+    __slots__ = ()
+
+    def whole(
+        self: ResponseSink, status: int, content_type: str, retry_after_s: int, body: bytes, usage: Usage | None
+    ) -> None:
+        """See ResponseSink."""
+        self.head(status, content_type, retry_after_s)
+        if body:
+            self.data(body)
+        self.end(None)
 
 
 class Upstream(Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, ResponseSink, Upstream
+from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, PiecewiseSink, ResponseSink, Upstream
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.ports import Link
 
@@ -20,7 +20,7 @@ IN_USE_LINGER_S = 2.0
 """A link counts as in use this long after its last attempt, so that requests one by one do not toggle it."""
 
 
-class Attempt:
+class Attempt(PiecewiseSink):
     """One attempt: the upstream of whoever opened it, and the sink of the link that will carry it."""
 
     __slots__ = ("_ended", "_on_end", "_paused", "_sink", "data", "head", "node_id", "request", "timer", "upstream")

@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
-from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, OpenRequest, Upstream
+from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, OpenRequest, PiecewiseSink, Upstream
 from covey_mesh.core.flow import SendWindow
 from covey_mesh.core.limits import (
     LINK_BACKLOG_BYTES_MAX,
@@ -30,7 +30,7 @@ CONGESTED_BYTES = LINK_BACKLOG_BYTES_MAX // 4
 _log = logging.getLogger(__name__)
 
 
-class ServedAttempt:
+class ServedAttempt(PiecewiseSink):
     """The node's way to answer (covey_mesh.core.exchange.ResponseSink)."""
 
     def __init__(self, table: ServedAttempts, opening: link_pb2.RequestOpen) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, ResponseSink, Upstream
+from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, PiecewiseSink, ResponseSink, Upstream
 from covey_mesh.core.silence import CONTEXT_TOKENS_UNKNOWN, FACTOR, TOKENS_A_TOOL_CALL, TOKENS_AN_EVENT, may_hold_back
 from covey_node.core.admission import Ticket
 from covey_node.core.engine import Engine
@@ -65,7 +65,7 @@ class _Refused:
         pass
 
 
-class Attempt:
+class Attempt(PiecewiseSink):
     """Admitted; it runs when its turn comes."""
 
     def __init__(self, served: Served, request: ForwardedRequest, sink: ResponseSink, ticket: Ticket) -> None:

@@ -12,7 +12,7 @@ import re
 import secrets
 from collections.abc import Callable
 
-from covey_mesh.core.exchange import Failure, ForwardedRequest, Upstream
+from covey_mesh.core.exchange import Failure, ForwardedRequest, PiecewiseSink, Upstream
 from covey_mesh.core.facts import Task
 from covey_node.core.calibration import DECODE_S, Step, plan, question
 from covey_node.core.engine import Engine, EngineInfo
@@ -148,7 +148,7 @@ class Calibrator:
                 say("")
 
 
-class _Stream:
+class _Stream(PiecewiseSink):
     """One question: a sink of the engine. Futures are resolved once, whatever happens."""
 
     def __init__(self, run: Calibration, step: Step, path: str, body: bytes, model: str, task: Task) -> None:

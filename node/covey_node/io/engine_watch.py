@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from covey_mesh.core.exchange import Failure, ForwardedRequest, Upstream
+from covey_mesh.core.exchange import Failure, ForwardedRequest, PiecewiseSink, Upstream
 from covey_mesh.core.facts import EngineState, Task
 from covey_node.core.engine import Engine
 from covey_node.core.engine_progress import (
@@ -105,7 +105,7 @@ class EngineWatch:
             supervisor.answered()
 
 
-class _Probe:
+class _Probe(PiecewiseSink):
     """One question of one token: a sink of the engine. Calls `answered` at the first byte of an answer with 200."""
 
     def __init__(self, opened_s: float, answered: Callable[[], None]) -> None:

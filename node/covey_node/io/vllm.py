@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from covey_mesh.core.exchange import Failure, ForwardedRequest, ResponseSink, Upstream
+from covey_mesh.core.exchange import Failure, ForwardedRequest, PiecewiseSink, ResponseSink, Upstream
 from covey_mesh.core.facts import Task
 from covey_node.core import vllm_command
 from covey_node.core.cache_contents import CacheContents
@@ -203,7 +203,7 @@ class _Models(msgspec.Struct):
 
 
 @dataclass
-class _Collected:
+class _Collected(PiecewiseSink):
     """A sink that gathers a small answer."""
 
     done: asyncio.Future[tuple[int, bytes]]

@@ -20,7 +20,15 @@ import msgspec
 from covey_gateway.core.errors import JSON, Code, GatewayError, forbidden, internal, unavailable
 from covey_gateway.core.keys import bearer_key
 from covey_gateway.core.pages import PlainRequest, PlainResponse
-from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, OpenRequest, ResponseSink, Upstream
+from covey_mesh.core.exchange import (
+    Failure,
+    FailureCode,
+    ForwardedRequest,
+    OpenRequest,
+    PiecewiseSink,
+    ResponseSink,
+    Upstream,
+)
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.ports import Mesh
 
@@ -81,7 +89,7 @@ def owner_unreachable(name: str) -> GatewayError:
     return unavailable(Code.OWNER_UNREACHABLE, message, RETRY_AFTER_S)
 
 
-class PeerAnswer:
+class PeerAnswer(PiecewiseSink):
     """A ResponseSink that a coroutine reads."""
 
     def __init__(self, mesh: Mesh, node_id: NodeId, body: bytes) -> None:
