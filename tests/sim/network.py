@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tests.sim.link import SimLink
 from tests.sim.loop import ProcessLoop, VirtualLoop
 
-from covey_mesh.core.asking import Answer, Ask, AttemptReport
+from covey_mesh.core.asking import Answer, Ask, AttemptReport, GrantedWork
 from covey_mesh.core.exchange import OpenRequest
 from covey_mesh.core.facts import NodeFacts
 from covey_mesh.core.messages import ControlMessage, Heartbeat, LoadReport, PreVoteReply, PreVoteRequest
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 1.5
 RETRANSMISSION_S = 0.2
 
-OVERTAKING = frozenset({Ask, Answer, AttemptReport, LoadReport, Heartbeat, PreVoteRequest, PreVoteReply})
-"""Numbered by attempt, sequence, token or round: may arrive in another order. Grants and releases may not."""
+OVERTAKING = frozenset({Ask, Answer, AttemptReport, GrantedWork, LoadReport, Heartbeat, PreVoteRequest, PreVoteReply})
+"""Numbered by attempt, sequence, token or round, or sums: may arrive in another order. Grants and releases may not."""
 
 OVERTAKEN_BY_S = 0.05
 

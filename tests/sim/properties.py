@@ -316,6 +316,9 @@ class LostLinks:
     def attempt_reported(self, gateway: NodeId, report: Any) -> None:
         pass
 
+    def granted_work(self, gateway: NodeId, work: Any) -> None:
+        pass
+
     def leadership_changed(self, leader: NodeId | None, ballot: Ballot) -> None:
         pass
 

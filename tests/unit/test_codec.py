@@ -159,6 +159,13 @@ decisions = st.builds(
 payloads = st.binary(max_size=50)
 any_facts, any_load = node_ids.flatmap(facts_for), node_ids.flatmap(loads_for)
 
+grants = st.builds(
+    asking.Grant,
+    st.integers(0, asking.GRANT_REQUESTS_MAX),
+    st.integers(0, asking.GRANT_PROMPT_TOKENS_MAX),
+    st.integers(0, 1000).map(lambda ms: ms / 1000),
+)
+
 EVERY_MESSAGE: dict[type, st.SearchStrategy[typing.Any]] = {
     messages.Heartbeat: st.builds(messages.Heartbeat, u64, u64),
     messages.PreVoteRequest: st.builds(messages.PreVoteRequest, ballots, u64),
@@ -197,6 +204,18 @@ EVERY_MESSAGE: dict[type, st.SearchStrategy[typing.Any]] = {
         decision=st.none() | decisions,
         retry_after_ms=u32,
         user_ahead_tokens=u64,
+        grant=st.none() | grants,
+    ),
+    asking.GrantedWork: st.builds(
+        asking.GrantedWork,
+        model=texts,
+        node_id=node_ids,
+        user=texts,
+        priority=u32,
+        requests=u32,
+        prompt_tokens=u64,
+        output_tokens=u64,
+        failed=u32,
     ),
     asking.AttemptReport: st.builds(
         asking.AttemptReport,
@@ -242,6 +261,16 @@ def test_which_requests_a_machine_holds_is_told_by_itself_and_not_passed_on(mark
     assert isinstance(passed_on, messages.ViewReport)
     assert told.load.models[0].marks == marks
     assert passed_on.members[0].load.models[0].marks is None
+
+
+def test_a_grant_is_bounded_whatever_a_leader_says() -> None:
+    most = link_pb2.Answer.Grant(requests=2**32 - 1, prompt_tokens=2**32 - 1, valid_ms=2**32 - 1)
+    outcome = link_pb2.Answer.OUTCOME_ASSIGNED
+    decoded = codec.decode(Item(answer=link_pb2.Answer(request_id="r", outcome=outcome, grant=most)))
+    assert isinstance(decoded, Answer)
+    assert decoded.grant == asking.Grant(
+        asking.GRANT_REQUESTS_MAX, asking.GRANT_PROMPT_TOKENS_MAX, asking.GRANT_VALID_S_MAX
+    )
 
 
 @pytest.mark.parametrize("code", FailureCode)
@@ -324,6 +353,10 @@ BALLOT_WITHOUT_MACHINE = types_pb2.Ballot(counter=3)
         Item(ask=link_pb2.Ask(excluded={"nobody": "x"})),
         Item(ask=link_pb2.Ask(running_on="nobody")),
         Item(attempt=link_pb2.AttemptReport(node_id="nobody")),
+        Item(granted_work=link_pb2.GrantedWork(node_id="nobody")),
+        Item(granted_work=link_pb2.GrantedWork(requests=1)),
+        Item(granted_work=link_pb2.GrantedWork(node_id=NODE, user="x" * (TEXT_CHARS_MAX + 1))),
+        Item(granted_work=link_pb2.GrantedWork(node_id=NODE, model="x" * (TEXT_CHARS_MAX + 1))),
         Item(query=link_pb2.Query(payload=bytes(codec.QUERY_PAYLOAD_BYTES_MAX + 1))),
         Item(query_reply=link_pb2.QueryReply(payload=bytes(codec.QUERY_PAYLOAD_BYTES_MAX + 1))),
     ],

@@ -17,7 +17,7 @@ from tests.unit.test_streams import Sink, Work
 from covey_gateway.io.processes import channel, port
 from covey_gateway.io.processes.agent_mesh import AgentMesh
 from covey_gateway.io.processes.port import Port, Surroundings
-from covey_mesh.core.asking import Answer, Ask, AttemptReport, Outcome
+from covey_mesh.core.asking import Answer, Ask, AttemptReport, Grant, GrantedWork, Outcome
 from covey_mesh.core.ballot import Ballot
 from covey_mesh.core.exchange import FailureCode, ForwardedRequest, ResponseSink
 from covey_mesh.core.facts import PoolView
@@ -46,7 +46,7 @@ class PlayedMesh:
     def view(self) -> PoolView:
         return self.pool
 
-    def send(self, node_id: NodeId, message: Ask | Answer | AttemptReport) -> bool:
+    def send(self, node_id: NodeId, message: Ask | Answer | AttemptReport | GrantedWork) -> bool:
         self.sent.append((node_id, message))
         return self.linked
 
@@ -222,9 +222,11 @@ async def test_asks_reports_and_answers_find_their_way() -> None:
         report = AttemptReport("req-1", 2, A, output_tokens=7, prompt_tokens=9)
         assert ends.process.send(A, ask)
         assert ends.process.send(B, report)
-        await until(lambda: len(ends.mesh.sent) == 2)
-        assert ends.mesh.sent == [(A, ask), (B, report)]
-        answer = Answer("req-1", 2, Outcome.QUEUED, retry_after_ms=70)
+        work = GrantedWork("m", A, "alice", 1, 7, 700, 30, 1)
+        assert ends.process.send(B, work)
+        await until(lambda: len(ends.mesh.sent) == 3)
+        assert ends.mesh.sent == [(A, ask), (B, report), (B, work)]
+        answer = Answer("req-1", 2, Outcome.ASSIGNED, A, retry_after_ms=70, grant=Grant(3, 400, 0.25))
         ends.port.answer(B, answer)
         await until(lambda: ends.listener.heard)
         assert ends.listener.heard == [("answer_received", B, answer)]

@@ -14,7 +14,7 @@ from prometheus_client.exposition import generate_latest
 
 from covey_gateway.core.observer import RequestSummary
 from covey_gateway.io.pool_metrics import PoolCollector
-from covey_mesh.core.asking import Answer, Ask, AttemptReport
+from covey_mesh.core.asking import Answer, Ask, AttemptReport, GrantedWork
 from covey_mesh.core.ballot import NO_BALLOT, Ballot
 from covey_mesh.core.facts import PoolView
 from covey_mesh.core.names import NodeId
@@ -282,6 +282,9 @@ class GatewayMetrics:
         pass
 
     def attempt_reported(self, gateway: NodeId, report: AttemptReport) -> None:
+        pass
+
+    def granted_work(self, gateway: NodeId, work: GrantedWork) -> None:
         pass
 
     def member_changed(self, node_id: NodeId) -> None:

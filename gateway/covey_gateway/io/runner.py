@@ -39,7 +39,7 @@ from covey_gateway.io.flight import Cancellable, Flight, Timers
 from covey_gateway.io.flight import Surroundings as FlightSurroundings
 from covey_gateway.io.refusal import Refusal
 from covey_gateway.io.sharded_flight import PartSurroundings, ShardedFlight
-from covey_mesh.core.asking import Answer, Ask, AttemptReport, Decision, Outcome
+from covey_mesh.core.asking import Answer, Ask, AttemptReport, Decision, GrantedWork, Outcome
 from covey_mesh.core.ballot import Ballot
 from covey_mesh.core.exchange import ForwardedRequest, ResponseSink, Upstream
 from covey_mesh.core.facts import PoolView
@@ -334,6 +334,9 @@ class RequestRunner:
         """For the scheduler."""
 
     def attempt_reported(self, gateway: NodeId, report: AttemptReport) -> None:
+        """For the scheduler."""
+
+    def granted_work(self, gateway: NodeId, work: GrantedWork) -> None:
         """For the scheduler."""
 
     def member_changed(self, node_id: NodeId) -> None:

@@ -120,6 +120,26 @@ class Decision:
         return f"{self.policy}: best of {passed}, {len(rejected)} rejected, by {self.decided_by}"
 
 
+GRANT_REQUESTS_MAX = 4096
+GRANT_PROMPT_TOKENS_MAX = 2**20
+GRANT_VALID_S_MAX = 1.0
+"""Of one grant, whatever a leader says; the decoder sees to it."""
+
+
+@frozen
+class Grant:
+    """With an assignment: so many further requests of the same model, with so many prompt tokens together, may start on
+    the same machine without asking, within `valid_s` from its arrival. It has nothing to do with the grants that
+    machines give a leader (grants.py).
+
+    What is started so is told to the leader in sums (GrantedWork); what goes on for long also by `Ask.running_on`.
+    """
+
+    requests: int
+    prompt_tokens: int
+    valid_s: float
+
+
 @frozen
 class Answer:
     """The leader's word on one attempt. QUEUED is followed by a second answer for the same attempt.
@@ -135,6 +155,7 @@ class Answer:
     decision: Decision | None = None
     retry_after_ms: int = 0
     user_ahead_tokens: int = 0
+    grant: Grant | None = None
 
 
 @frozen
@@ -154,3 +175,29 @@ class AttemptReport:
     refused: bool = False
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
+
+
+GRANTED_WORK_WITHIN_S = 0.1
+"""The leader knows of granted work that is over within this time, and of its start from the machine's own reports."""
+
+
+@frozen
+class GrantedWork:
+    """What a gateway started under grants on one machine for one user since it last told, and what came of it, in sums.
+
+    Every request is told once, when it is over: as one of `requests`, with its tokens; of them `failed` failed at the
+    machine. What the leader was told of by an ask (`running_on`) is not in here. Prompt tokens are the engine's count
+    where it told, the gateway's estimate where not. Sums only add up: they may arrive in any order.
+
+    Told GRANTED_WORK_WITHIN_S after the first of them was over, and before an ask for the same model: the places of
+    what is over can be granted anew.
+    """
+
+    model: str
+    node_id: NodeId
+    user: str
+    priority: int
+    requests: int
+    prompt_tokens: int
+    output_tokens: int
+    failed: int = 0

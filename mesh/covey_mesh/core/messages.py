@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from covey_mesh.core.asking import Answer, Ask, AttemptReport
+from covey_mesh.core.asking import Answer, Ask, AttemptReport, GrantedWork
 from covey_mesh.core.ballot import NO_BALLOT, Ballot
 from covey_mesh.core.facts import Member, NodeFacts, NodeLoad
 
@@ -129,6 +129,7 @@ ControlMessage = (
     | Ask
     | Answer
     | AttemptReport
+    | GrantedWork
     | Query
     | QueryReply
 )

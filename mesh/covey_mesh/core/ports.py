@@ -10,7 +10,7 @@ import enum
 from collections.abc import Callable
 from typing import Protocol
 
-from covey_mesh.core.asking import Answer, Ask, AttemptReport
+from covey_mesh.core.asking import Answer, Ask, AttemptReport, GrantedWork
 from covey_mesh.core.ballot import Ballot
 from covey_mesh.core.exchange import ForwardedRequest, OpenRequest, ResponseSink, Upstream
 from covey_mesh.core.facts import NodeFacts, NodeLoad, PoolView
@@ -100,6 +100,8 @@ class MeshListener(Protocol):
 
     def attempt_reported(self, gateway: NodeId, report: AttemptReport) -> None: ...
 
+    def granted_work(self, gateway: NodeId, work: GrantedWork) -> None: ...
+
     def leadership_changed(self, leader: NodeId | None, ballot: Ballot) -> None:
         """This machine granted a leader, lost it, became it, or stopped being it."""
 
@@ -130,7 +132,7 @@ class Mesh(Protocol):
     def publish(self, load: NodeLoad) -> None:
         """This machine's own load: into the view at once, to the leader and the links in use soon."""
 
-    def send(self, node_id: NodeId, message: Ask | Answer | AttemptReport) -> bool:
+    def send(self, node_id: NodeId, message: Ask | Answer | AttemptReport | GrantedWork) -> bool:
         """False if there is no link to that machine now. To oneself: delivered on the next turn of the loop."""
 
     def open_on(self, node_id: NodeId, request: ForwardedRequest, sink: ResponseSink) -> Upstream:

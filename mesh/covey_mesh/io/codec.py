@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from covey_mesh.core.asking import Answer, Ask, AttemptReport
+from covey_mesh.core.asking import Answer, Ask, AttemptReport, GrantedWork
 from covey_mesh.core.limits import PEERS_MAX
 from covey_mesh.core.messages import (
     ControlMessage,
@@ -33,6 +33,8 @@ from covey_mesh.io.codec_asking import (
     answer_to_wire,
     ask_from_wire,
     ask_to_wire,
+    granted_work_from_wire,
+    granted_work_to_wire,
     report_from_wire,
     report_to_wire,
 )
@@ -161,6 +163,7 @@ _ENCODERS: dict[type, Callable[[Any], Item]] = {
     Ask: lambda m: Item(ask=ask_to_wire(m)),
     Answer: lambda m: Item(answer=answer_to_wire(m)),
     AttemptReport: lambda m: Item(attempt=report_to_wire(m)),
+    GrantedWork: lambda m: Item(granted_work=granted_work_to_wire(m)),
     Query: lambda m: Item(query=link_pb2.Query(query_id=m.query_id, kind=m.kind, payload=m.payload)),
     QueryReply: lambda m: Item(query_reply=link_pb2.QueryReply(query_id=m.query_id, found=m.found, payload=m.payload)),
 }
@@ -175,6 +178,7 @@ _DECODERS: dict[str, Callable[[Any], ControlMessage | None]] = {
     "ask": ask_from_wire,
     "answer": answer_from_wire,
     "attempt": report_from_wire,
+    "granted_work": granted_work_from_wire,
     "query": _query_from,
     "query_reply": _query_reply_from,
 }

@@ -5,7 +5,19 @@ Not here: messages of the mesh itself (codec.py).
 
 from __future__ import annotations
 
-from covey_mesh.core.asking import Answer, Ask, AttemptReport, CandidateVerdict, Decision, Outcome
+from covey_mesh.core.asking import (
+    GRANT_PROMPT_TOKENS_MAX,
+    GRANT_REQUESTS_MAX,
+    GRANT_VALID_S_MAX,
+    Answer,
+    Ask,
+    AttemptReport,
+    CandidateVerdict,
+    Decision,
+    Grant,
+    GrantedWork,
+    Outcome,
+)
 from covey_mesh.core.exchange import Failure, FailureCode
 from covey_mesh.core.limits import PEERS_MAX
 from covey_mesh.io.codec_values import (
@@ -179,6 +191,7 @@ def answer_to_wire(answer: Answer) -> link_pb2.Answer:
         decision=None if answer.decision is None else decision_to_wire(answer.decision),
         retry_after_ms=answer.retry_after_ms,
         user_ahead_tokens=answer.user_ahead_tokens,
+        grant=None if answer.grant is None else _grant_to_wire(answer.grant),
     )
 
 
@@ -195,6 +208,22 @@ def answer_from_wire(message: link_pb2.Answer) -> Answer | None:
         decision=decision_from_wire(message.decision) if message.HasField("decision") else None,
         retry_after_ms=message.retry_after_ms,
         user_ahead_tokens=message.user_ahead_tokens,
+        grant=_grant_from_wire(message.grant) if message.HasField("grant") else None,
+    )
+
+
+def _grant_to_wire(grant: Grant) -> link_pb2.Answer.Grant:
+    return link_pb2.Answer.Grant(
+        requests=grant.requests, prompt_tokens=grant.prompt_tokens, valid_ms=to_ms(grant.valid_s)
+    )
+
+
+def _grant_from_wire(message: link_pb2.Answer.Grant) -> Grant:
+    """Whatever a leader says, a gateway asks again before long."""
+    return Grant(
+        requests=min(message.requests, GRANT_REQUESTS_MAX),
+        prompt_tokens=min(message.prompt_tokens, GRANT_PROMPT_TOKENS_MAX),
+        valid_s=min(from_ms(message.valid_ms), GRANT_VALID_S_MAX),
     )
 
 
@@ -224,4 +253,31 @@ def report_from_wire(message: link_pb2.AttemptReport) -> AttemptReport:
         refused=message.refused,
         prompt_tokens=message.prompt_tokens,
         cached_prompt_tokens=message.cached_prompt_tokens,
+    )
+
+
+def granted_work_to_wire(work: GrantedWork) -> link_pb2.GrantedWork:
+    return link_pb2.GrantedWork(
+        model=work.model,
+        node_id=work.node_id,
+        user=work.user,
+        priority=work.priority,
+        requests=work.requests,
+        prompt_tokens=work.prompt_tokens,
+        output_tokens=work.output_tokens,
+        failed=work.failed,
+    )
+
+
+def granted_work_from_wire(message: link_pb2.GrantedWork) -> GrantedWork:
+    """Raises PeerProtocolError."""
+    return GrantedWork(
+        model=text(message.model, "a model's name"),
+        node_id=node_id(message.node_id),
+        user=text(message.user, "a user"),
+        priority=message.priority,
+        requests=message.requests,
+        prompt_tokens=message.prompt_tokens,
+        output_tokens=message.output_tokens,
+        failed=message.failed,
     )

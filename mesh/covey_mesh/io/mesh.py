@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from covey_mesh.core.asking import Answer, Ask, AttemptReport
+from covey_mesh.core.asking import Answer, Ask, AttemptReport, GrantedWork
 from covey_mesh.core.ballot import Ballot
 from covey_mesh.core.effects import (
     LeadershipChanged,
@@ -215,7 +215,7 @@ class MeshRuntime:
         else:
             self._early_hints.append(hinted)
 
-    def send(self, node_id: NodeId, message: Ask | Answer | AttemptReport) -> bool:
+    def send(self, node_id: NodeId, message: Ask | Answer | AttemptReport | GrantedWork) -> bool:
         """False if there is no link to that machine now."""
         return self.send_control(node_id, message)
 
@@ -318,6 +318,9 @@ class MeshRuntime:
         elif isinstance(message, AttemptReport):
             for listener in self._listeners:
                 listener.attempt_reported(sender, message)
+        elif isinstance(message, GrantedWork):
+            for listener in self._listeners:
+                listener.granted_work(sender, message)
         elif isinstance(message, _ELECTION_MESSAGES):
             self._driver.step_election(ElectionReceived(sender, message))
         elif isinstance(message, _MEMBERSHIP_MESSAGES):

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from covey_mesh.core.asking import Answer, Ask, AttemptReport
+from covey_mesh.core.asking import Answer, Ask, AttemptReport, GrantedWork
 from covey_mesh.core.ballot import Ballot
 from covey_mesh.core.names import NodeId, short
 from covey_mesh.core.ports import LinkLoss, Mesh
@@ -82,6 +82,9 @@ class SchedulerService:
 
     def attempt_reported(self, gateway: NodeId, report: AttemptReport) -> None:
         self._step(events.Reported(gateway, report))
+
+    def granted_work(self, gateway: NodeId, work: GrantedWork) -> None:
+        """Not counted yet."""
 
     def leadership_changed(self, leader: NodeId | None, ballot: Ballot) -> None:
         if leader == self._mesh.self_id:

@@ -15,7 +15,7 @@ from covey_gateway.io.processes import channel as channels
 from covey_gateway.io.processes.observed import OBSERVED_WITHIN_S, ObservedElsewhere
 from covey_gateway.io.processes.pool_change import changed_view
 from covey_gateway.io.processes.relayed import addressed, message_of
-from covey_mesh.core.asking import Answer, Ask, AttemptReport
+from covey_mesh.core.asking import Answer, Ask, AttemptReport, GrantedWork
 from covey_mesh.core.exchange import ForwardedRequest, ResponseSink, Upstream
 from covey_mesh.core.facts import NodeLoad, PoolView
 from covey_mesh.core.messages import Query, QueryReply
@@ -63,7 +63,7 @@ class AgentMesh:
     def publish(self, load: NodeLoad) -> None:
         raise NotImplementedError("a gateway process has no load of its own")
 
-    def send(self, node_id: NodeId, message: Ask | Answer | AttemptReport) -> bool:
+    def send(self, node_id: NodeId, message: Ask | Answer | AttemptReport | GrantedWork) -> bool:
         """True at once: where the agent has no link there, it says that the link is lost."""
         self.channel.send(Item(relayed=addressed(node_id, message)))
         return True

@@ -15,7 +15,7 @@ from covey_gateway.io.processes import channel as channels
 from covey_gateway.io.processes.observed import Finished, GatewayObserver, RequestStarted, read_events
 from covey_gateway.io.processes.pool_change import ChangeWriter
 from covey_gateway.io.processes.relayed import addressed, message_of
-from covey_mesh.core.asking import Answer, Ask, AttemptReport, Outcome
+from covey_mesh.core.asking import Answer, Ask, AttemptReport, GrantedWork, Outcome
 from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, ResponseSink, Upstream
 from covey_mesh.core.facts import PoolView
 from covey_mesh.core.messages import Query, QueryReply
@@ -39,7 +39,7 @@ class PortMesh(Protocol):
 
     def view(self) -> PoolView: ...
 
-    def send(self, node_id: NodeId, message: Ask | Answer | AttemptReport) -> bool: ...
+    def send(self, node_id: NodeId, message: Ask | Answer | AttemptReport | GrantedWork) -> bool: ...
 
     def open_on(self, node_id: NodeId, request: ForwardedRequest, sink: ResponseSink) -> Upstream: ...
 
@@ -141,8 +141,10 @@ class Port:
             # A gateway whose leader cannot be reached decides alone at once.
             self.tell_pool(((node_id, LinkLoss.RESET),))
 
-    def _note(self, leader: NodeId, message: Ask | AttemptReport) -> None:
+    def _note(self, leader: NodeId, message: Ask | AttemptReport | GrantedWork) -> None:
         """Who was asked for what, until the attempt is reported."""
+        if isinstance(message, GrantedWork):
+            return
         if isinstance(message, Ask):
             self._asks[message.request_id] = (leader, message.attempt)
             self._asks.move_to_end(message.request_id)

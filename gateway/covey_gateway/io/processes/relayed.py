@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Never, overload
 
-from covey_mesh.core.asking import Answer, Ask, AttemptReport, CandidateVerdict, Decision, Tallied
+from covey_mesh.core.asking import Answer, Ask, AttemptReport, CandidateVerdict, Decision, GrantedWork, Tallied
 from covey_mesh.core.names import NodeId
 from covey_mesh.io.codec_asking import (
     answer_from_wire,
     answer_to_wire,
     ask_from_wire,
     ask_to_wire,
+    granted_work_from_wire,
+    granted_work_to_wire,
     report_from_wire,
     report_to_wire,
 )
@@ -46,12 +48,14 @@ class CountedVerdicts(Tallied):
         return ()[index]
 
 
-def addressed(node_id: NodeId, message: Ask | Answer | AttemptReport) -> Relayed:
+def addressed(node_id: NodeId, message: Ask | Answer | AttemptReport | GrantedWork) -> Relayed:
     """A value out of the wire's range raises ValueError: our bug."""
     if isinstance(message, Ask):
         return Relayed(node_id=node_id, ask=ask_to_wire(message))
     if isinstance(message, AttemptReport):
         return Relayed(node_id=node_id, attempt=report_to_wire(message))
+    if isinstance(message, GrantedWork):
+        return Relayed(node_id=node_id, granted_work=granted_work_to_wire(message))
     decision = message.decision
     if decision is None or decision.chosen is None:
         return Relayed(node_id=node_id, answer=answer_to_wire(message))
@@ -61,7 +65,7 @@ def addressed(node_id: NodeId, message: Ask | Answer | AttemptReport) -> Relayed
     return Relayed(node_id=node_id, answer=answer_to_wire(short), tally=tally)
 
 
-def message_of(relayed: Relayed) -> tuple[NodeId, Ask | Answer | AttemptReport | None]:
+def message_of(relayed: Relayed) -> tuple[NodeId, Ask | Answer | AttemptReport | GrantedWork | None]:
     """None for what this build does not know. Raises PeerProtocolError."""
     node_id = read_node_id(relayed.node_id)
     match relayed.WhichOneof("message"):
@@ -71,6 +75,8 @@ def message_of(relayed: Relayed) -> tuple[NodeId, Ask | Answer | AttemptReport |
             return node_id, _with_tally(answer_from_wire(relayed.answer), relayed)
         case "attempt":
             return node_id, report_from_wire(relayed.attempt)
+        case "granted_work":
+            return node_id, granted_work_from_wire(relayed.granted_work)
     return node_id, None
 
 

@@ -18,7 +18,7 @@ from covey_gateway.core.process_ids import process_of
 from covey_gateway.core.restarting import in_a_row, restart_pause_s
 from covey_gateway.io.processes.child import Child, start_child
 from covey_gateway.io.processes.port import Port, Surroundings
-from covey_mesh.core.asking import Answer, Ask, AttemptReport, Decision
+from covey_mesh.core.asking import Answer, Ask, AttemptReport, Decision, GrantedWork
 from covey_mesh.core.ballot import Ballot
 from covey_mesh.core.limits import DECISIONS_KEPT
 from covey_mesh.core.names import NodeId
@@ -204,6 +204,9 @@ class GatewayProcesses:
         """For the scheduler."""
 
     def attempt_reported(self, gateway: NodeId, report: AttemptReport) -> None:
+        """For the scheduler."""
+
+    def granted_work(self, gateway: NodeId, work: GrantedWork) -> None:
         """For the scheduler."""
 
 

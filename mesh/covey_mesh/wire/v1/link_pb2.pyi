@@ -15,7 +15,7 @@ class Batch(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ...) -> None: ...
 
 class Item(_message.Message):
-    __slots__ = ("hello", "heartbeat", "election", "peers", "load", "view", "facts", "goodbye", "open", "cancel", "credit", "head", "data", "end", "body", "moved", "chunks", "ask", "answer", "attempt", "query", "query_reply", "pool_change", "relayed", "observed", "listening", "drain")
+    __slots__ = ("hello", "heartbeat", "election", "peers", "load", "view", "facts", "goodbye", "open", "cancel", "credit", "head", "data", "end", "body", "moved", "chunks", "ask", "answer", "attempt", "granted_work", "query", "query_reply", "pool_change", "relayed", "observed", "listening", "drain")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     ELECTION_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +36,7 @@ class Item(_message.Message):
     ASK_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    GRANTED_WORK_FIELD_NUMBER: _ClassVar[int]
     QUERY_FIELD_NUMBER: _ClassVar[int]
     QUERY_REPLY_FIELD_NUMBER: _ClassVar[int]
     POOL_CHANGE_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +64,7 @@ class Item(_message.Message):
     ask: Ask
     answer: Answer
     attempt: AttemptReport
+    granted_work: GrantedWork
     query: Query
     query_reply: QueryReply
     pool_change: PoolChange
@@ -70,7 +72,7 @@ class Item(_message.Message):
     observed: Observed
     listening: Listening
     drain: Drain
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., election: _Optional[_Union[ElectionMessage, _Mapping]] = ..., peers: _Optional[_Union[PeerList, _Mapping]] = ..., load: _Optional[_Union[LoadReport, _Mapping]] = ..., view: _Optional[_Union[ViewReport, _Mapping]] = ..., facts: _Optional[_Union[_types_pb2.NodeFacts, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., open: _Optional[_Union[RequestOpen, _Mapping]] = ..., cancel: _Optional[_Union[RequestCancel, _Mapping]] = ..., credit: _Optional[_Union[RequestCredit, _Mapping]] = ..., head: _Optional[_Union[ResponseHead, _Mapping]] = ..., data: _Optional[_Union[ResponseData, _Mapping]] = ..., end: _Optional[_Union[ResponseEnd, _Mapping]] = ..., body: _Optional[_Union[RequestBody, _Mapping]] = ..., moved: _Optional[_Union[Moved, _Mapping]] = ..., chunks: _Optional[_Union[ResponseChunks, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., attempt: _Optional[_Union[AttemptReport, _Mapping]] = ..., query: _Optional[_Union[Query, _Mapping]] = ..., query_reply: _Optional[_Union[QueryReply, _Mapping]] = ..., pool_change: _Optional[_Union[PoolChange, _Mapping]] = ..., relayed: _Optional[_Union[Relayed, _Mapping]] = ..., observed: _Optional[_Union[Observed, _Mapping]] = ..., listening: _Optional[_Union[Listening, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ...) -> None: ...
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., election: _Optional[_Union[ElectionMessage, _Mapping]] = ..., peers: _Optional[_Union[PeerList, _Mapping]] = ..., load: _Optional[_Union[LoadReport, _Mapping]] = ..., view: _Optional[_Union[ViewReport, _Mapping]] = ..., facts: _Optional[_Union[_types_pb2.NodeFacts, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., open: _Optional[_Union[RequestOpen, _Mapping]] = ..., cancel: _Optional[_Union[RequestCancel, _Mapping]] = ..., credit: _Optional[_Union[RequestCredit, _Mapping]] = ..., head: _Optional[_Union[ResponseHead, _Mapping]] = ..., data: _Optional[_Union[ResponseData, _Mapping]] = ..., end: _Optional[_Union[ResponseEnd, _Mapping]] = ..., body: _Optional[_Union[RequestBody, _Mapping]] = ..., moved: _Optional[_Union[Moved, _Mapping]] = ..., chunks: _Optional[_Union[ResponseChunks, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., attempt: _Optional[_Union[AttemptReport, _Mapping]] = ..., granted_work: _Optional[_Union[GrantedWork, _Mapping]] = ..., query: _Optional[_Union[Query, _Mapping]] = ..., query_reply: _Optional[_Union[QueryReply, _Mapping]] = ..., pool_change: _Optional[_Union[PoolChange, _Mapping]] = ..., relayed: _Optional[_Union[Relayed, _Mapping]] = ..., observed: _Optional[_Union[Observed, _Mapping]] = ..., listening: _Optional[_Union[Listening, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("pool_id", "facts", "protocol_min", "protocol_max", "data_ticket")
@@ -322,7 +324,7 @@ class Ask(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., prefix_hashes: _Optional[_Iterable[int]] = ..., excluded: _Optional[_Mapping[str, str]] = ..., user: _Optional[str] = ..., priority: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., waited_ms: _Optional[int] = ..., user_ahead_tokens: _Optional[int] = ..., total_prompt_tokens: _Optional[int] = ..., running_on: _Optional[str] = ...) -> None: ...
 
 class Answer(_message.Message):
-    __slots__ = ("request_id", "attempt", "outcome", "node_id", "decision", "retry_after_ms", "user_ahead_tokens")
+    __slots__ = ("request_id", "attempt", "outcome", "node_id", "decision", "retry_after_ms", "user_ahead_tokens", "grant")
     class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         OUTCOME_UNSPECIFIED: _ClassVar[Answer.Outcome]
@@ -333,6 +335,15 @@ class Answer(_message.Message):
     OUTCOME_ASSIGNED: Answer.Outcome
     OUTCOME_QUEUED: Answer.Outcome
     OUTCOME_NO_CANDIDATE: Answer.Outcome
+    class Grant(_message.Message):
+        __slots__ = ("requests", "prompt_tokens", "valid_ms")
+        REQUESTS_FIELD_NUMBER: _ClassVar[int]
+        PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+        VALID_MS_FIELD_NUMBER: _ClassVar[int]
+        requests: int
+        prompt_tokens: int
+        valid_ms: int
+        def __init__(self, requests: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., valid_ms: _Optional[int] = ...) -> None: ...
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
@@ -340,6 +351,7 @@ class Answer(_message.Message):
     DECISION_FIELD_NUMBER: _ClassVar[int]
     RETRY_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
     USER_AHEAD_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    GRANT_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     attempt: int
     outcome: Answer.Outcome
@@ -347,7 +359,8 @@ class Answer(_message.Message):
     decision: _types_pb2.Decision
     retry_after_ms: int
     user_ahead_tokens: int
-    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., outcome: _Optional[_Union[Answer.Outcome, str]] = ..., node_id: _Optional[str] = ..., decision: _Optional[_Union[_types_pb2.Decision, _Mapping]] = ..., retry_after_ms: _Optional[int] = ..., user_ahead_tokens: _Optional[int] = ...) -> None: ...
+    grant: Answer.Grant
+    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., outcome: _Optional[_Union[Answer.Outcome, str]] = ..., node_id: _Optional[str] = ..., decision: _Optional[_Union[_types_pb2.Decision, _Mapping]] = ..., retry_after_ms: _Optional[int] = ..., user_ahead_tokens: _Optional[int] = ..., grant: _Optional[_Union[Answer.Grant, _Mapping]] = ...) -> None: ...
 
 class AttemptReport(_message.Message):
     __slots__ = ("request_id", "attempt", "node_id", "withdrawn", "failed", "output_tokens", "refused", "prompt_tokens", "cached_prompt_tokens")
@@ -370,6 +383,26 @@ class AttemptReport(_message.Message):
     prompt_tokens: int
     cached_prompt_tokens: int
     def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., node_id: _Optional[str] = ..., withdrawn: _Optional[bool] = ..., failed: _Optional[bool] = ..., output_tokens: _Optional[int] = ..., refused: _Optional[bool] = ..., prompt_tokens: _Optional[int] = ..., cached_prompt_tokens: _Optional[int] = ...) -> None: ...
+
+class GrantedWork(_message.Message):
+    __slots__ = ("model", "node_id", "user", "priority", "requests", "prompt_tokens", "output_tokens", "failed")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    USER_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    node_id: str
+    user: str
+    priority: int
+    requests: int
+    prompt_tokens: int
+    output_tokens: int
+    failed: int
+    def __init__(self, model: _Optional[str] = ..., node_id: _Optional[str] = ..., user: _Optional[str] = ..., priority: _Optional[int] = ..., requests: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., failed: _Optional[int] = ...) -> None: ...
 
 class Query(_message.Message):
     __slots__ = ("query_id", "kind", "payload")
@@ -415,7 +448,7 @@ class PoolChange(_message.Message):
     def __init__(self, version: _Optional[int] = ..., leader_node_id: _Optional[str] = ..., ballot: _Optional[_Union[_types_pb2.Ballot, _Mapping]] = ..., members: _Optional[_Iterable[_Union[_types_pb2.Member, _Mapping]]] = ..., gone: _Optional[_Iterable[str]] = ..., lost: _Optional[_Iterable[_Union[PoolChange.LostLink, _Mapping]]] = ...) -> None: ...
 
 class Relayed(_message.Message):
-    __slots__ = ("node_id", "ask", "answer", "attempt", "tally")
+    __slots__ = ("node_id", "ask", "answer", "attempt", "granted_work", "tally")
     class Tally(_message.Message):
         __slots__ = ("passed", "refused")
         PASSED_FIELD_NUMBER: _ClassVar[int]
@@ -427,13 +460,15 @@ class Relayed(_message.Message):
     ASK_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    GRANTED_WORK_FIELD_NUMBER: _ClassVar[int]
     TALLY_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     ask: Ask
     answer: Answer
     attempt: AttemptReport
+    granted_work: GrantedWork
     tally: Relayed.Tally
-    def __init__(self, node_id: _Optional[str] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., attempt: _Optional[_Union[AttemptReport, _Mapping]] = ..., tally: _Optional[_Union[Relayed.Tally, _Mapping]] = ...) -> None: ...
+    def __init__(self, node_id: _Optional[str] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., attempt: _Optional[_Union[AttemptReport, _Mapping]] = ..., granted_work: _Optional[_Union[GrantedWork, _Mapping]] = ..., tally: _Optional[_Union[Relayed.Tally, _Mapping]] = ...) -> None: ...
 
 class Observed(_message.Message):
     __slots__ = ("events",)
