@@ -248,6 +248,17 @@ class CountingObserver(SilentObserver):
     def finished(self, summary: RequestSummary) -> None:
         self.summaries.append(summary)
 
+    def straight(
+        self, path: str, model: str, node_id: NodeId, seconds: float, prompt_tokens: int, output_tokens: int
+    ) -> None:
+        """As the two calls that it stands for."""
+        self.first_byte(model, node_id, seconds)
+        summary = RequestSummary(
+            path=path, model=model, node_id=node_id, status=200, streaming=False, seconds=seconds, first_byte_s=seconds,
+            chunks=0, prompt_tokens=prompt_tokens, output_tokens=output_tokens, attempts=1, broken=False,
+        )  # fmt: skip
+        self.finished(summary)
+
     def retried(self, reason: str) -> None:
         self.events.append(f"retried {reason}")
 

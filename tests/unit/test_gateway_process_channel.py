@@ -387,9 +387,23 @@ async def test_what_no_gateway_process_sends_ends_its_channel_alone(raw: bytes) 
 
 
 @pytest.mark.asyncio
-async def test_the_end_of_a_request_that_never_began_is_refused() -> None:
+async def test_requests_that_went_straight_through_are_held_no_longer() -> None:
     async with connected() as ends:
-        ends.process.observer.finished(SUMMARY)
+        for _ in range(2):
+            ends.process.observer.request_started("/v1/completions", "m")
+        ends.process.observer.straight("/v1/completions", "m", A, 0.25, 12, 1)
+        await until(lambda: len(ends.observer.calls) == 3)
+        assert ends.port.in_flight == 1
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("straight", [False, True])
+async def test_the_end_of_a_request_that_never_began_is_refused(straight: bool) -> None:
+    async with connected() as ends:
+        if straight:
+            ends.process.observer.straight("/v1/completions", "m", A, 0.25, 12, 1)
+        else:
+            ends.process.observer.finished(SUMMARY)
         assert "never began" in await asyncio.wait_for(ends.port.over, WAIT_S)
         assert ends.observer.calls == []
 

@@ -45,13 +45,19 @@ class Observer(Protocol):
     """Implemented with prometheus-client in covey_gateway.io.metrics."""
 
     def request_started(self, path: str, model: str) -> None:
-        """A request was accepted; `finished` follows exactly once."""
+        """A request was accepted; `finished` or `straight` follows exactly once."""
 
     def first_byte(self, model: str, node_id: NodeId, seconds: float) -> None:
         """The first body byte went to the client, `seconds` after the request's arrival."""
 
     def finished(self, summary: RequestSummary) -> None:
         """The last event of a request."""
+
+    def straight(
+        self, path: str, model: str, node_id: NodeId, seconds: float, prompt_tokens: int, output_tokens: int
+    ) -> None:
+        """The last event of a request that went straight through: what `first_byte` and `finished` say together of a
+        whole answer (status 200, no stream) by the first attempt, all of it after `seconds`."""
 
     def retried(self, reason: str) -> None:
         """An attempt failed before the first byte and another one is made."""
@@ -88,6 +94,11 @@ class SilentObserver:
         pass
 
     def finished(self, summary: RequestSummary) -> None:
+        pass
+
+    def straight(
+        self, path: str, model: str, node_id: NodeId, seconds: float, prompt_tokens: int, output_tokens: int
+    ) -> None:
         pass
 
     def retried(self, reason: str) -> None:

@@ -7,13 +7,16 @@ bounded by its source (see covey_gateway.core.observer) and once more here, by L
 from __future__ import annotations
 
 import functools
+from bisect import bisect_left
 from collections.abc import Callable
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, ProcessCollector
 from prometheus_client.exposition import generate_latest
 
 from covey_gateway.core.observer import RequestSummary
 from covey_gateway.io.pool_metrics import PoolCollector
+from covey_gateway.io.tallies import Count, CountFamily, Spread, SpreadFamily
 from covey_mesh.core.asking import Answer, Ask, AttemptReport, GrantedWork
 from covey_mesh.core.ballot import NO_BALLOT, Ballot
 from covey_mesh.core.facts import PoolView
@@ -33,6 +36,9 @@ _GAP_S = (0.1, 0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 30, 60)
 
 SERIES_KNOWN_MAX = 4096
 """Looked-up series that are remembered; all are forgotten beyond."""
+
+_Key = TypeVar("_Key")
+_Found = TypeVar("_Found")
 
 
 class _Bounded:
@@ -55,24 +61,39 @@ class _Series:
     __slots__ = ("_by_status", "_requests", "output_tokens", "prompt_tokens", "seconds")
 
     def __init__(
-        self,
-        requests: Callable[[str], Counter],
-        seconds: Histogram,
-        prompt_tokens: Counter,
-        output_tokens: Counter,
+        self, requests: Callable[[str], Count], seconds: Spread, prompt_tokens: Count, output_tokens: Count
     ) -> None:
         self._requests = requests
-        self._by_status: dict[int, Counter] = {}
+        self._by_status: dict[int, Count] = {}
         self.seconds = seconds
         self.prompt_tokens = prompt_tokens
         self.output_tokens = output_tokens
 
-    def answered(self, status: int) -> Counter:
+    def answered(self, status: int) -> Count:
         """HTTP knows some sixty statuses."""
         counter = self._by_status.get(status)
         if counter is None:
             counter = self._by_status[status] = self._requests(str(status))
         return counter
+
+
+class _StraightSeries:
+    """What a request that went straight through adds to."""
+
+    __slots__ = ("answered", "first_token", "output_tokens", "prompt_tokens", "seconds")
+
+    def __init__(self, series: _Series, first_token: Spread) -> None:
+        self.answered = series.answered(200)
+        self.first_token = first_token
+        self.seconds = series.seconds
+        self.prompt_tokens = series.prompt_tokens
+        self.output_tokens = series.output_tokens
+
+
+def _remember(known: dict[_Key, _Found], key: _Key, found: _Found) -> None:
+    if len(known) >= SERIES_KNOWN_MAX:
+        known.clear()
+    known[key] = found
 
 
 class GatewayMetrics:
@@ -90,7 +111,9 @@ class GatewayMetrics:
         self._clock = clock
         self._bounded = _Bounded()
         self._series_known: dict[tuple[str, str, str], _Series] = {}
-        self._first_known: dict[tuple[str, str], Histogram] = {}
+        self._first_known: dict[tuple[str, str], Spread] = {}
+        self._straight_known: dict[tuple[str, str, str], _StraightSeries] = {}
+        self._in_flight = 0
         self._leaderless_since: float | None = clock()
         self._had_leader = False
         self._last_ballot = NO_BALLOT
@@ -108,34 +131,31 @@ class GatewayMetrics:
 
     def _make_request_metrics(self) -> None:
         registry = self.registry
-        self._requests = Counter(
+        self._requests = CountFamily(
             "covey_requests", "Requests answered, by final status (499: the client left first).",
             ["path", "model", "status"], registry=registry,
         )  # fmt: skip
-        self._in_flight = Gauge("covey_requests_in_flight", "Requests held by this gateway.", registry=registry)
+        in_flight = Gauge("covey_requests_in_flight", "Requests held by this gateway.", registry=registry)
+        in_flight.set_function(lambda: self._in_flight)
         self._lost = Counter(
             "covey_requests_lost", "Requests whose gateway process crashed or hung with them.", registry=registry
         )
-        self._seconds = Histogram(
-            "covey_request_seconds",
-            "From arrival to the last byte.",
-            ["path", "model"],
-            buckets=_REQUEST_S,
-            registry=registry,
+        self._seconds = SpreadFamily(
+            "covey_request_seconds", "From arrival to the last byte.", ["path", "model"], _REQUEST_S, registry=registry
         )
-        self._first_token = Histogram(
+        self._first_token = SpreadFamily(
             "covey_time_to_first_token_seconds", "From arrival to the first body byte to the client.",
-            ["model", "node"], buckets=_FIRST_TOKEN_S, registry=registry,
+            ["model", "node"], _FIRST_TOKEN_S, registry=registry,
         )  # fmt: skip
-        self._per_token = Histogram(
+        self._per_token = SpreadFamily(
             "covey_time_per_output_token_seconds", "Between tokens of a stream, its mean.",
-            ["model", "node"], buckets=_PER_TOKEN_S, registry=registry,
+            ["model", "node"], _PER_TOKEN_S, registry=registry,
         )  # fmt: skip
-        self._tokens = Counter(
+        self._tokens = CountFamily(
             "covey_tokens", "Tokens of finished requests; kind is prompt or output.",
             ["model", "node", "kind"], registry=registry,
         )  # fmt: skip
-        self._attempts = Counter("covey_attempts", "Attempts of finished requests.", registry=registry)
+        self._attempts = CountFamily("covey_attempts", "Attempts of finished requests.", registry=registry).labels()
         self._retries = Counter(
             "covey_retries", "Attempts repeated elsewhere before the first byte.", ["reason"], registry=registry
         )
@@ -189,29 +209,43 @@ class GatewayMetrics:
 
     def requests_lost(self, count: int) -> None:
         """They ended with the gateway process that held them; no other call speaks of them any more."""
-        self._in_flight.dec(count)
+        self._in_flight -= count
         self._lost.inc(count)
 
     # covey_gateway.core.observer.Observer
 
     def request_started(self, path: str, model: str) -> None:
-        self._in_flight.inc()
+        self._in_flight += 1
 
     def first_byte(self, model: str, node_id: NodeId, seconds: float) -> None:
         first = self._first_known.get((model, node_id))
         if first is None:
-            if len(self._first_known) >= SERIES_KNOWN_MAX:
-                self._first_known.clear()
-            first = self._first_known[model, node_id] = self._first_token.labels(
-                self._bounded(model), self._bounded(node_id)
-            )
+            first = self._new_first(model, node_id)
         first.observe(seconds)
 
+    def straight(
+        self, path: str, model: str, node_id: NodeId, seconds: float, prompt_tokens: int, output_tokens: int
+    ) -> None:
+        """Most requests: hence in one piece."""
+        series = self._straight_known.get((path, model, node_id))
+        if series is None:
+            series = self._new_straight(path, model, node_id)
+        self._in_flight -= 1
+        self._attempts.value += 1
+        series.answered.value += 1
+        series.prompt_tokens.value += prompt_tokens
+        series.output_tokens.value += output_tokens
+        first, whole = series.first_token, series.seconds
+        first.counts[bisect_left(_FIRST_TOKEN_S, seconds)] += 1
+        first.sum += seconds
+        whole.counts[bisect_left(_REQUEST_S, seconds)] += 1
+        whole.sum += seconds
+
     def finished(self, summary: RequestSummary) -> None:
-        self._in_flight.dec()
+        self._in_flight -= 1
         path, node_id = summary.path, summary.node_id or ""
         series = self._series(path, summary.model, node_id)
-        series.answered(summary.status).inc()
+        series.answered(summary.status).value += 1
         series.seconds.observe(summary.seconds)
         self._count_work(summary, series)
         if summary.broken:
@@ -223,9 +257,8 @@ class GatewayMetrics:
     def _series(self, path: str, model: str, node_id: str) -> _Series:
         found = self._series_known.get((path, model, node_id))
         if found is None:
-            if len(self._series_known) >= SERIES_KNOWN_MAX:
-                self._series_known.clear()
-            found = self._series_known[path, model, node_id] = self._new_series(path, model, node_id)
+            found = self._new_series(path, model, node_id)
+            _remember(self._series_known, (path, model, node_id), found)
         return found
 
     def _new_series(self, path: str, model: str, node_id: str) -> _Series:
@@ -237,6 +270,17 @@ class GatewayMetrics:
             self._tokens.labels(model, node, "output"),
         )
 
+    def _new_first(self, model: str, node_id: str) -> Spread:
+        first = self._first_token.labels(self._bounded(model), self._bounded(node_id))
+        _remember(self._first_known, (model, node_id), first)
+        return first
+
+    def _new_straight(self, path: str, model: str, node_id: str) -> _StraightSeries:
+        first = self._first_token.labels(self._bounded(model), self._bounded(node_id))
+        series = _StraightSeries(self._series(path, model, node_id), first)
+        _remember(self._straight_known, (path, model, node_id), series)
+        return series
+
     def request_cut(self, path: str, parts: int) -> None:
         self._cut.labels(path).inc()
 
@@ -246,9 +290,9 @@ class GatewayMetrics:
         self._count_work(summary, self._series(summary.path, summary.model, summary.node_id or ""))
 
     def _count_work(self, summary: RequestSummary, series: _Series) -> None:
-        self._attempts.inc(summary.attempts)
-        series.prompt_tokens.inc(summary.prompt_tokens)
-        series.output_tokens.inc(summary.output_tokens)
+        self._attempts.value += summary.attempts
+        series.prompt_tokens.value += summary.prompt_tokens
+        series.output_tokens.value += summary.output_tokens
 
     def retried(self, reason: str) -> None:
         self._retries.labels(reason).inc()

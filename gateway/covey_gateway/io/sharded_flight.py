@@ -305,6 +305,7 @@ class _PartObserver:
         self.finished = observer.part_finished
         self.part_finished = observer.part_finished
         self.request_cut = observer.request_cut
+        self.straight = observer.straight
 
     def request_started(self, path: str, model: str) -> None:
         pass

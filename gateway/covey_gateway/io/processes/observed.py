@@ -87,6 +87,23 @@ class Finished(_Event):
         )
 
 
+class Straight(_Event):
+    path: str
+    model: str
+    node_id: str
+    seconds: float
+    prompt_tokens: int
+    output_tokens: int
+
+    def tell(self, observer: GatewayObserver) -> None:
+        node_id = NodeId(self.node_id)
+        observer.straight(self.path, self.model, node_id, self.seconds, self.prompt_tokens, self.output_tokens)
+
+    def sound(self) -> bool:
+        known = self.path in _PATHS and _named(self.model, self.node_id)
+        return known and _time(self.seconds) and self.prompt_tokens >= 0 and self.output_tokens >= 0
+
+
 class Retried(_Event):
     reason: str
 
@@ -165,6 +182,7 @@ Event = (
     RequestStarted
     | FirstByte
     | Finished
+    | Straight
     | Retried
     | Refused
     | StreamBroke
@@ -228,6 +246,11 @@ class ObservedElsewhere:
 
     def finished(self, summary: RequestSummary) -> None:
         self._hold(Finished(summary))
+
+    def straight(
+        self, path: str, model: str, node_id: NodeId, seconds: float, prompt_tokens: int, output_tokens: int
+    ) -> None:
+        self._hold(Straight(path, model, node_id, seconds, prompt_tokens, output_tokens))
 
     def part_finished(self, summary: RequestSummary) -> None:
         self._hold(Finished(summary, part=True))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from covey_gateway.io.processes import channel as channels
-from covey_gateway.io.processes.observed import Finished, GatewayObserver, RequestStarted, read_events
+from covey_gateway.io.processes.observed import Finished, GatewayObserver, RequestStarted, Straight, read_events
 from covey_gateway.io.processes.pool_change import ChangeWriter
 from covey_gateway.io.processes.relayed import addressed, message_of
 from covey_mesh.core.asking import Answer, Ask, AttemptReport, GrantedWork, Outcome
@@ -164,7 +164,7 @@ class Port:
         for event in read_events(raw):
             if isinstance(event, RequestStarted):
                 self.in_flight += 1
-            elif isinstance(event, Finished) and not event.part:
+            elif isinstance(event, Straight) or (isinstance(event, Finished) and not event.part):
                 if not self.in_flight:
                     raise PeerProtocolError("the end of a request that never began")
                 self.in_flight -= 1
