@@ -216,6 +216,7 @@ EVERY_MESSAGE: dict[type, st.SearchStrategy[typing.Any]] = {
         prompt_tokens=u64,
         output_tokens=u64,
         failed=u32,
+        cached_prompt_tokens=u64,
     ),
     asking.AttemptReport: st.builds(
         asking.AttemptReport,

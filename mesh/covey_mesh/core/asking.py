@@ -133,6 +133,7 @@ class Grant:
     machines give a leader (grants.py).
 
     What is started so is told to the leader in sums (GrantedWork); what goes on for long also by `Ask.running_on`.
+    Batch work, and what has a deadline, asks all the same.
     """
 
     requests: int
@@ -186,8 +187,9 @@ class GrantedWork:
     """What a gateway started under grants on one machine for one user since it last told, and what came of it, in sums.
 
     Every request is told once, when it is over: as one of `requests`, with its tokens; of them `failed` failed at the
-    machine. What the leader was told of by an ask (`running_on`) is not in here. Prompt tokens are the engine's count
-    where it told, the gateway's estimate where not. Sums only add up: they may arrive in any order.
+    machine, with no tokens where nothing was answered. What the leader was told of by an ask (`running_on`) is not in
+    here. Prompt tokens are the engine's count where it told, the gateway's estimate where not, the cached ones (as the
+    engine told) included. Sums only add up: they may arrive in any order.
 
     Told GRANTED_WORK_WITHIN_S after the first of them was over, and before an ask for the same model: the places of
     what is over can be granted anew.
@@ -201,3 +203,4 @@ class GrantedWork:
     prompt_tokens: int
     output_tokens: int
     failed: int = 0
+    cached_prompt_tokens: int = 0

@@ -266,6 +266,7 @@ def granted_work_to_wire(work: GrantedWork) -> link_pb2.GrantedWork:
         prompt_tokens=work.prompt_tokens,
         output_tokens=work.output_tokens,
         failed=work.failed,
+        cached_prompt_tokens=work.cached_prompt_tokens,
     )
 
 
@@ -280,4 +281,5 @@ def granted_work_from_wire(message: link_pb2.GrantedWork) -> GrantedWork:
         prompt_tokens=message.prompt_tokens,
         output_tokens=message.output_tokens,
         failed=message.failed,
+        cached_prompt_tokens=message.cached_prompt_tokens,
     )

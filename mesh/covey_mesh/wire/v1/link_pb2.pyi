@@ -385,7 +385,7 @@ class AttemptReport(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., node_id: _Optional[str] = ..., withdrawn: _Optional[bool] = ..., failed: _Optional[bool] = ..., output_tokens: _Optional[int] = ..., refused: _Optional[bool] = ..., prompt_tokens: _Optional[int] = ..., cached_prompt_tokens: _Optional[int] = ...) -> None: ...
 
 class GrantedWork(_message.Message):
-    __slots__ = ("model", "node_id", "user", "priority", "requests", "prompt_tokens", "output_tokens", "failed")
+    __slots__ = ("model", "node_id", "user", "priority", "requests", "prompt_tokens", "output_tokens", "failed", "cached_prompt_tokens")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     USER_FIELD_NUMBER: _ClassVar[int]
@@ -394,6 +394,7 @@ class GrantedWork(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
+    CACHED_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     model: str
     node_id: str
     user: str
@@ -402,7 +403,8 @@ class GrantedWork(_message.Message):
     prompt_tokens: int
     output_tokens: int
     failed: int
-    def __init__(self, model: _Optional[str] = ..., node_id: _Optional[str] = ..., user: _Optional[str] = ..., priority: _Optional[int] = ..., requests: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., failed: _Optional[int] = ...) -> None: ...
+    cached_prompt_tokens: int
+    def __init__(self, model: _Optional[str] = ..., node_id: _Optional[str] = ..., user: _Optional[str] = ..., priority: _Optional[int] = ..., requests: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., failed: _Optional[int] = ..., cached_prompt_tokens: _Optional[int] = ...) -> None: ...
 
 class Query(_message.Message):
     __slots__ = ("query_id", "kind", "payload")
