@@ -75,6 +75,11 @@ class CircuitBreaker:
             circuit.probing = False
             circuit.open_until_s = now_s
 
+    def doubts(self, node_id: NodeId, model: str) -> bool:
+        """Left alone, or not yet proved fit again."""
+        circuit = self._circuits.get((node_id, model))
+        return circuit is not None and circuit.open_until_s is not None
+
     def reopens_s(self, now_s: float, model: str) -> float:
         """Seconds until the first machine left out for this model is tried again; 0 if none is."""
         waits = [

@@ -101,6 +101,7 @@ def _table() -> Mapping[tuple[Phase, type], Handler]:
     rows: dict[Phase, Row] = {
         Phase.NEW: {
             ev.Started: m._started,
+            ev.Granted: m._granted,
             ev.ClientGone: m._gone_waiting,
             ev.LeaderChanged: m._leader_noted,
             ev.LeaderUnreachable: m._ignore,

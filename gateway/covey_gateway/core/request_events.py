@@ -62,6 +62,16 @@ class Started:
 
 
 @frozen
+class Granted:
+    """In place of Started: the leader has granted a place before. The attempt began `at_s`."""
+
+    leader: NodeId | None
+    node_id: NodeId
+    decision: Decision
+    at_s: float
+
+
+@frozen
 class Assigned:
     attempt: int
     node_id: NodeId
@@ -161,6 +171,7 @@ class Tick:
 
 Event = (
     Started
+    | Granted
     | Assigned
     | Queued
     | NoCandidate

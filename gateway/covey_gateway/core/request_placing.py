@@ -43,6 +43,11 @@ class Placing(RequestState):
         self._leader = event.leader
         return self._ask(now_s)
 
+    def _granted(self, now_s: float, event: ev.Granted) -> list[ev.Effect]:
+        self._leader = event.leader
+        self.attempt, self._asked_at_s = 1, event.at_s
+        return self._assigned(event.at_s, ev.Assigned(1, event.node_id, event.decision))
+
     def _ask(self, now_s: float) -> list[ev.Effect]:
         if self._leader is None:
             return self._decide_alone(now_s)
@@ -227,7 +232,7 @@ class Placing(RequestState):
         self._waiting_since_s = None
         self._last_error = None
         self._pace = self._around.pace(event.node_id, self.facts.model, self._work())
-        self._opened_at_s = now_s
+        self.opened_at_s = now_s
         self._enter(Phase.OPENING, now_s + self._pace.first_s)
         if self._continuing is not None and self._continuing.to_count:
             return [ev.CountOn(event.node_id, self.attempt, self._continuing.to_count)]

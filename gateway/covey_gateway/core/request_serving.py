@@ -179,8 +179,8 @@ class Serving(Continuing):
         assert self.node_id is not None
         self._pace = self._around.pace(self.node_id, self.facts.model, self._work())
         if self.phase is Phase.OPENING:
-            late = now_s >= self._opened_at_s + self._pace.first_s and not self.paused
-            self._enter(Phase.OPENING, max(now_s + FLOOR_S, self._opened_at_s + self._pace.first_s))
+            late = now_s >= self.opened_at_s + self._pace.first_s and not self.paused
+            self._enter(Phase.OPENING, max(now_s + FLOOR_S, self.opened_at_s + self._pace.first_s))
             return late
         moved, self._moved = self._moved or self.paused, False
         self._idle_ticks = 0 if moved else self._idle_ticks + 1

@@ -108,7 +108,7 @@ class RequestState:
         self._patient_from_s = facts.arrived_s
         self._broken_by: Failure | None = None
         self._pace: Pace | None = None
-        self._opened_at_s = facts.arrived_s
+        self.opened_at_s = facts.arrived_s
         self._moved = False
         self._idle_ticks = 0
         self._last_error: tuple[int, str, bytes] | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from covey_gateway.core import errors, token_count
@@ -72,7 +73,7 @@ class Surroundings(Protocol):
         """It is over; forget it."""
 
 
-class _AttemptSink(PiecewiseSink):
+class AttemptSink(PiecewiseSink):
     """Tags what one attempt sends with its number, so that the state machine can drop what is late."""
 
     __slots__ = ("_attempt", "_flight")
@@ -137,6 +138,7 @@ class Flight:
         "_open_node",
         "_paused",
         "_pending",
+        "_place_left",
         "_timer",
         "_timer_at_s",
         "_upstream",
@@ -165,6 +167,7 @@ class Flight:
         self._pending: deque[ev.Event] = deque()
         self._paused = False
         self.gone = False
+        self._place_left: Callable[[AttemptReport], None] | None = None
         self._open_node: NodeId | None = None
 
     # --- the edge's side ---------------------------------------------------------------------------------------------
@@ -214,6 +217,24 @@ class Flight:
             self._land()
         elif machine.wake_at_s != self._timer_at_s:
             self._arm(machine.wake_at_s)
+
+    def begin_granted(
+        self,
+        granted: ev.Granted,
+        place_left: Callable[[AttemptReport], None],
+        upstream: Upstream | None = None,
+    ) -> None:
+        """In place of Started: the first attempt runs where the leader granted it. `upstream`: it is open already.
+        `place_left` hears of its end in place of the leader, until `tell_leader`."""
+        self._place_left, self._upstream = place_left, upstream
+        self.record.decided(replace(granted.decision, request_id=self.request_id))
+        self.feed(granted)
+
+    def tell_leader(self, leader: NodeId | None) -> None:
+        """What began under a grant goes on: from now on the leader knows it as it knows others."""
+        self._place_left = None
+        if self.machine.attempt == 1 and self.machine.phase in (Phase.OPENING, Phase.RELAYING):
+            self.feed(ev.LeaderChanged(leader))
 
     def upstream_ended(self, attempt: int) -> None:
         if attempt == self.machine.attempt:
@@ -329,6 +350,10 @@ class Flight:
 
     def _open_on(self, effect: ev.OpenOn) -> None:
         facts, now_s = self.machine.facts, self._around.now_s()
+        self._open_node = effect.node_id
+        self.record.opened(effect.attempt, effect.node_id, self.machine.opened_at_s)
+        if self._upstream is not None:
+            return
         deadline_at_s = facts.deadline_at_s
         request = ForwardedRequest(
             request_id=facts.request_id,
@@ -341,9 +366,7 @@ class Flight:
             max_output_tokens=self.machine.max_output_tokens,
             deadline_ms=0 if deadline_at_s is None else max(1, round((deadline_at_s - now_s) * 1000)),
         )
-        self._open_node = effect.node_id
-        self.record.opened(effect.attempt, effect.node_id, now_s)
-        self._upstream = self._around.open_on(effect.node_id, request, _AttemptSink(self, effect.attempt))
+        self._upstream = self._around.open_on(effect.node_id, request, AttemptSink(self, effect.attempt))
         if self._paused:
             self._upstream.pause()
 
@@ -406,7 +429,11 @@ class Flight:
         )
 
     def _report(self, effect: ev.Report) -> None:
-        self._around.report(effect.to, effect.report)
+        place_left, self._place_left = self._place_left, None
+        if place_left is None:
+            self._around.report(effect.to, effect.report)
+        else:
+            place_left(effect.report)
 
     def _attempt_ended(self, effect: ev.AttemptEnded) -> None:
         self.record.ended(effect.attempt, effect.outcome, self._around.now_s())

@@ -22,6 +22,7 @@ from covey_gateway.core.errors import GatewayError
 from covey_gateway.core.event_stream import TokenRatio
 from covey_gateway.core.fair_starts import FairStarts
 from covey_gateway.core.front import ActiveRequest, ClientSink, IncomingRequest
+from covey_gateway.core.grants import Place
 from covey_gateway.core.observer import Observer
 from covey_gateway.core.parting import CutRequest, cut
 from covey_gateway.core.paths import ENGINE_PATHS, PathKind
@@ -33,12 +34,13 @@ from covey_gateway.core.retrying import BufferBudget
 from covey_gateway.core.routing_fields import BYTES_PER_TOKEN, RoutingFields, read_routing_fields
 from covey_gateway.core.settings import RequestSettings
 from covey_gateway.core.sharded_request import ShardedRequest
-from covey_gateway.core.sharing import UsersAhead, class_of, sharing_name
+from covey_gateway.core.sharing import BATCH, UsersAhead, class_of, sharing_name
 from covey_gateway.core.waiting_line import CLOSED_S, WaitingLines, alone_full
 from covey_gateway.io.flight import Cancellable, Flight, Timers
 from covey_gateway.io.flight import Surroundings as FlightSurroundings
 from covey_gateway.io.refusal import Refusal
 from covey_gateway.io.sharded_flight import PartSurroundings, ShardedFlight
+from covey_gateway.io.straight import Straight, Straights
 from covey_mesh.core.asking import Answer, Ask, AttemptReport, Decision, GrantedWork, Outcome
 from covey_mesh.core.ballot import Ballot
 from covey_mesh.core.exchange import ForwardedRequest, ResponseSink, Upstream
@@ -87,7 +89,7 @@ class RequestRunner:
         self._settings = settings
         self._choose_alone = choose_alone
         self._new_id = new_id
-        self._unix_clock = unix_clock
+        self._unix_clock = self.unix_s = unix_clock
         self._id_prefix = f"req-{mesh.self_id[:8]}-"
         self._budget = BufferBudget(settings.buffered_total_bytes_max)
         self._circuits = CircuitBreaker()
@@ -106,6 +108,7 @@ class RequestRunner:
         self._sharded: dict[str, ShardedFlight] = {}
         self._sharded_budget = BufferBudget(self._sharding.held_total_bytes_max)
         self._part_surroundings = PartSurroundings(self)
+        self._straights = Straights(self, self._ratio)
         self._in_flight: dict[NodeId, int] = {}
         self._leader = mesh.view().leader
         self._distrusted: tuple[NodeId, float] | None = None
@@ -146,7 +149,12 @@ class RequestRunner:
         limit = offered.get(model, 0)
         if limit and fields.prompt_tokens_least > limit:
             raise errors.context_exceeded(limit, fields.prompt_tokens_least, "at least")
-        facts = self._facts(request_id, request, fields, model, limit)
+        now_s = self._clock()
+        if self._straights.grants and request.deadline_s is None and fields.choices == 1 and not fields.batch:
+            granted = self._begin_granted(request_id, request, fields, model, limit, now_s, sink)
+            if granted is not None:
+                return granted
+        facts = self._facts(request_id, request, fields, model, limit, now_s)
         label = model if model in offered else ""
         if label and fields.units_most > 1 and len(self._sharded) < self._sharding.requests_max:
             members, ratio = self._mesh.view().members.values(), self._ratio.of(model)
@@ -158,6 +166,63 @@ class RequestRunner:
             learn = functools.partial(self._ratio.learn, model, fields.text_bytes)
         self.observer.request_started(request.path, label)
         return self._begin(facts, request.body, sink, label, learn)
+
+    def _begin_granted(
+        self,
+        request_id: str,
+        request: IncomingRequest,
+        fields: RoutingFields,
+        model: str,
+        limit: int,
+        now_s: float,
+        sink: ClientSink,
+    ) -> ActiveRequest | None:
+        """None: it has to ask. Nobody passes those who wait for their turn to begin, and work that yields to other
+        work always asks."""
+        priority = class_of(request.priority, fields.service_tier, self._best_classes.get(request.user, 0))
+        prompt_tokens = fields.prompt_tokens(self._ratio.of(model), 0)
+        if priority >= BATCH or self._starts or (limit and prompt_tokens >= limit):
+            return None
+        place = self._straights.grants.take(model, prompt_tokens, now_s)
+        if place is None:
+            return None
+        if fields.streaming:
+            self.observer.request_started(request.path, model)
+            flight = self._granted_flight(request_id, request, fields, model, limit, now_s, sink)
+            self._straights.begin_flight(flight, place, now_s)
+            return flight
+        output = fields.max_output_tokens
+        if output is None:
+            output = self._settings.default_max_output_tokens
+        forwarded = ForwardedRequest(request_id, 1, model, request.path, request.body, False, prompt_tokens, output)
+        user = sharing_name(request.user, self._mesh.self_id, fields.user)
+        self._empty.clear()
+        return self._straights.begin(forwarded, request, fields, place, user, priority, now_s, sink)
+
+    def _granted_flight(
+        self,
+        request_id: str,
+        request: IncomingRequest,
+        fields: RoutingFields,
+        model: str,
+        limit: int,
+        arrived_s: float,
+        sink: ClientSink,
+    ) -> Flight:
+        facts = self._facts(request_id, request, fields, model, limit, arrived_s)
+        flight = self._flight(facts, request.body, sink, self)
+        flight.model_label = model
+        if not fields.token_ids:
+            flight.on_usage = functools.partial(self._ratio.learn, model, fields.text_bytes)
+        return flight
+
+    def as_flight(self, straight: Straight) -> Flight:
+        """See covey_gateway.io.straight.Owner."""
+        model, arrived_s = straight.place.model, straight.arrived_s
+        limit = self._offered().get(model, 0)
+        return self._granted_flight(
+            straight.request_id, straight.incoming, straight.fields, model, limit, arrived_s, straight.sink
+        )
 
     def _begin(
         self,
@@ -206,13 +271,13 @@ class RequestRunner:
 
     def parts_landed(self, request_id: str) -> None:
         self._sharded.pop(request_id, None)
-        self._note_landing()
+        self.note_landing()
 
     def _check_room(self) -> None:
         if self._draining:
             message = "This gateway is shutting down. Send the request to another machine of the pool, or retry."
             raise errors.unavailable(errors.Code.DRAINING, message, self._settings.retry_after_s)
-        if len(self._flights) >= self._settings.in_flight_max:
+        if len(self._flights) + len(self._straights) >= self._settings.in_flight_max:
             message = "This gateway holds as many requests as it may. Retry after the time in Retry-After."
             raise errors.unavailable(errors.Code.GATEWAY_FULL, message, self._settings.retry_after_s)
 
@@ -222,9 +287,14 @@ class RequestRunner:
         raise errors.model_missing(offered)
 
     def _facts(
-        self, request_id: str, request: IncomingRequest, fields: RoutingFields, model: str, limit: int
+        self,
+        request_id: str,
+        request: IncomingRequest,
+        fields: RoutingFields,
+        model: str,
+        limit: int,
+        now_s: float,
     ) -> ev.RequestFacts:
-        now_s = self._clock()
         output = fields.max_output_tokens
         if output is None:
             output = self._settings.default_max_output_tokens * fields.choices
@@ -279,6 +349,7 @@ class RequestRunner:
 
     def record(self, request_id: str) -> RequestRecord | None:
         """One of the last DECISIONS_KEPT requests that entered here."""
+        self._straights.look_at(request_id)
         return self.records.get(request_id) or self._part_records.get(request_id)
 
     def in_flight(self) -> Mapping[NodeId, int]:
@@ -288,7 +359,7 @@ class RequestRunner:
     @property
     def active(self) -> int:
         """Requests held now, waiting ones and parts of cut ones included."""
-        return len(self._flights) + len(self._sharded)
+        return len(self._flights) + len(self._straights) + len(self._sharded)
 
     async def drain(self, grace_s: float) -> bool:
         """Refuse what comes; let what is here finish. False if something was still running after `grace_s`."""
@@ -309,8 +380,10 @@ class RequestRunner:
             return
         if self._distrusted is not None and self._distrusted[0] == leader:
             self._distrusted = None
-        self._leader_heard_s = self._clock()
+        now_s = self._leader_heard_s = self._clock()
         self._note_ahead(leader, answer, flight.machine.facts)
+        if answer.grant is not None:
+            self._note_grant(answer, flight.machine.facts.model, now_s)
         event = self._as_event(answer)
         if event is not None:
             flight.heard(event)
@@ -321,12 +394,15 @@ class RequestRunner:
         self._leader = leader
         self._leader_heard_s = float("-inf")
         self._distrusted = None
+        self._straights.grants.void()
         for flight in self._all():
             self._feed(flight, ev.LeaderChanged(leader))
 
     def member_lost(self, node_id: NodeId, loss: LinkLoss) -> None:
         self._unlinked.add(node_id)
+        self._straights.grants.void_machine(node_id)
         if node_id == self._leader:
+            self._straights.grants.void()
             for flight in self._all():
                 self._feed(flight, ev.LeaderUnreachable())
 
@@ -356,6 +432,7 @@ class RequestRunner:
             distrusted, until_s = self._distrusted
             if distrusted == leader and self._clock() < until_s:
                 return False
+        self._straights.tell()
         self._lines.left(ask.request_id)
         ahead = self._users_ahead.for_leader(leader, ask, self._clock())
         return self._mesh.send(leader, replace(ask, user_ahead_tokens=ahead) if ahead else ask)
@@ -403,6 +480,12 @@ class RequestRunner:
                 self._feed(flight, ev.YourTurn(place_freed))
         self._plan_line()
 
+    def _note_grant(self, answer: Answer, model: str, now_s: float) -> None:
+        """A machine that this gateway doubts is not granted to it."""
+        node_id, grant, decision = answer.node_id, answer.grant, answer.decision
+        if node_id and grant is not None and decision is not None and not self._circuits.doubts(node_id, model):
+            self._straights.grants.told(Place(model, node_id, self.name_of(node_id), grant, decision, now_s), now_s)
+
     def _note_ahead(self, leader: NodeId, answer: Answer, facts: ev.RequestFacts) -> None:
         if answer.outcome is Outcome.ASSIGNED:
             self._users_ahead.told(leader, facts.model, facts.user, answer.user_ahead_tokens, self._clock())
@@ -417,6 +500,7 @@ class RequestRunner:
 
     def stalled(self, node_id: NodeId, model: str, label: str, silent_s: float) -> None:
         opened = self._circuits.stalled(self._clock(), node_id, model)
+        self._straights.grants.void_machine(node_id)
         self.observer.stalled(label, node_id, opened)
         if opened:
             about = {"node": node_id, "model": label, "silent_s": round(silent_s, 1)}
@@ -446,6 +530,7 @@ class RequestRunner:
 
     def ask_timed_out(self, leader: NodeId) -> None:
         now_s = self._clock()
+        self._straights.grants.void()
         self.observer.ask_timed_out()
         if self._distrusted is None or self._distrusted[0] != leader or self._distrusted[1] <= now_s:
             # Once a while, not for each request that had asked.
@@ -459,11 +544,20 @@ class RequestRunner:
     def landed(self, flight: Flight) -> None:
         self._flights.pop(flight.request_id, None)
         self._lines.left(flight.request_id)
-        self._note_landing()
+        self.note_landing()
 
-    def _note_landing(self) -> None:
-        if not self._flights and not self._sharded:
+    def note_landing(self) -> None:
+        if not self._flights and not self._sharded and not self._straights:
             self._empty.set()
+
+    @property
+    def leader(self) -> NodeId | None:
+        """Whom this machine follows now."""
+        return self._leader
+
+    def tell_leader(self, work: GrantedWork) -> None:
+        if self._leader is not None:
+            self._mesh.send(self._leader, work)
 
     # --- helpers -----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,136 @@
+"""Places that the leader has granted to this gateway: requests that may start without asking, and what came of them.
+
+A leader that sees one machine for a model, nearly idle, has nothing to decide: with its answer it grants the next
+requests the same machine, a few, for a moment (covey_scheduler.core.grants says when). Everything that makes the grant
+doubtful voids it: another leader, a lost link, an attempt that failed there.
+
+Not here: starting anything (io/straight.py), timers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from covey_mesh.core.asking import Decision, Grant, GrantedWork
+from covey_mesh.core.names import NodeId
+
+MODELS_MAX = 64
+"""Models with a grant at one time; the oldest is forgotten."""
+
+USERS_MAX = 256
+"""Users whose work is summed up before it is told; more of them make it be told at once."""
+
+BY_GRANT = "grant"
+"""Decision.decided_by of what was started under one."""
+
+
+class Place:
+    """Where one model's requests may start now. `why`: the decision in a line, for the answer's header."""
+
+    __slots__ = ("decision", "model", "node_id", "node_name", "requests", "tokens", "until_s", "why")
+
+    def __init__(self, model: str, node_id: NodeId, node_name: str, grant: Grant, decision: Decision, now_s: float):
+        self.model = model
+        self.node_id = node_id
+        self.node_name = node_name
+        self.requests = grant.requests
+        self.tokens = grant.prompt_tokens
+        self.until_s = now_s + grant.valid_s
+        self.decision = replace(decision, decided_by=BY_GRANT)
+        self.why = self.decision.why
+
+
+class Grants:
+    """Times are readings of the injected clock, in seconds."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, Place] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._places)
+
+    def told(self, place: Place, now_s: float) -> None:
+        """Beside what is left of an earlier one on the same machine: the leader gave it knowing of that."""
+        before = self._places.pop(place.model, None)
+        if before is not None and before.node_id == place.node_id and now_s <= before.until_s:
+            place.requests += before.requests
+            place.tokens += before.tokens
+        if len(self._places) >= MODELS_MAX:
+            del self._places[next(iter(self._places))]
+        self._places[place.model] = place
+
+    def take(self, model: str, prompt_tokens: int, now_s: float) -> Place | None:
+        """A place for one request, None: ask."""
+        place = self._places.get(model)
+        if place is None:
+            return None
+        if now_s > place.until_s:
+            del self._places[model]
+            return None
+        if place.requests < 1 or place.tokens < prompt_tokens:
+            return None
+        place.requests -= 1
+        place.tokens -= prompt_tokens
+        return place
+
+    def void_machine(self, node_id: NodeId) -> None:
+        for model in [name for name, place in self._places.items() if place.node_id == node_id]:
+            del self._places[model]
+
+    def void(self) -> None:
+        self._places.clear()
+
+
+class _Sum:
+    __slots__ = ("cached_tokens", "failed", "output_tokens", "prompt_tokens", "requests")
+
+    def __init__(self) -> None:
+        self.requests = self.failed = 0
+        self.prompt_tokens = self.output_tokens = self.cached_tokens = 0
+
+
+class Worked:
+    """What came of granted requests, summed for the leader until `take`."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, NodeId, str, int], _Sum] = {}
+
+    def __bool__(self) -> bool:
+        """Something is to be told."""
+        return bool(self._sums)
+
+    @property
+    def full(self) -> bool:
+        """Tell it now."""
+        return len(self._sums) >= USERS_MAX
+
+    def ended(
+        self,
+        model: str,
+        node_id: NodeId,
+        user: str,
+        priority: int,
+        prompt_tokens: int,
+        output_tokens: int,
+        cached_tokens: int,
+        failed: bool = False,
+    ) -> None:
+        """Without tokens where nothing was answered."""
+        key = (model, node_id, user, priority)
+        total = self._sums.get(key)
+        if total is None:
+            total = self._sums[key] = _Sum()
+        total.requests += 1
+        total.prompt_tokens += prompt_tokens
+        total.output_tokens += output_tokens
+        total.cached_tokens += cached_tokens
+        if failed:
+            total.failed += 1
+
+    def tell(self, send: Callable[[GrantedWork], object]) -> None:
+        """Everything, once; a leader that is gone has lost it, as it loses reports."""
+        sums, self._sums = self._sums, {}
+        for (model, node_id, user, priority), each in sums.items():
+            tokens = each.prompt_tokens, each.output_tokens
+            send(GrantedWork(model, node_id, user, priority, each.requests, *tokens, each.failed, each.cached_tokens))
