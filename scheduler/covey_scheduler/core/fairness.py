@@ -41,26 +41,28 @@ class VirtualCounters:
     def join(self, user: str, waiting: Collection[str], ahead: float = 0.0) -> None:
         """`user` had no request waiting and now has one; `waiting` are the other users that have. `ahead`: what an
         earlier leader had counted, which matters only where this one has counted nothing."""
-        lowest = self._lowest(waiting)
+        lowest = self._lowest(waiting) if waiting else self._floor
         known = self._counters.get(user)
         if known is None:
             known = lowest + min(max(ahead, 0.0), AHEAD_TOKENS_MAX)
-        self._set(user, max(known, lowest))
+        self._set(user, known if known > lowest else lowest)
 
     def charge(self, user: str, tokens: float, last_waiting: bool) -> None:
         """`tokens` weighted; negative to correct. `last_waiting`: with this the queue became empty."""
-        self._set(user, max(0.0, self.of(user) + tokens))
+        value = self._charged(user, tokens)
         if last_waiting:
-            self._floor = max(self._floor, self._certain(user))
+            certain = value - self._uncertain(user)
+            if certain > self._floor:
+                self._floor = certain
 
     def served(self, user: str, tokens: float, waiting: Collection[str]) -> float:
         """charge(), then ahead(), where nobody waiting means that with this the queue became empty."""
-        value = max(0.0, self.of(user) + tokens)
-        self._set(user, value)
-        certain = value - self._uncertain(user)
-        if not waiting and certain > self._floor:
+        certain = self._charged(user, tokens) - self._uncertain(user)
+        if waiting:
+            return max(0.0, certain - self._lowest(waiting))
+        if certain > self._floor:
             self._floor = certain
-        return max(0.0, certain - self._lowest(waiting))
+        return 0.0
 
     def _certain(self, user: str) -> float:
         return self.of(user) - self._uncertain(user)
@@ -70,8 +72,16 @@ class VirtualCounters:
             return self._floor
         return max(0.0, min(map(self._certain, waiting)))
 
+    def _charged(self, user: str, tokens: float) -> float:
+        value = self._counters.get(user, self._floor) + tokens
+        if value < 0.0:
+            value = 0.0
+        self._set(user, value)
+        return value
+
     def _set(self, user: str, value: float) -> None:
-        self._counters[user] = value
-        self._counters.move_to_end(user)
-        while len(self._counters) > self._users_max:
-            self._counters.popitem(last=False)
+        counters = self._counters
+        counters[user] = value
+        counters.move_to_end(user)
+        if len(counters) > self._users_max:
+            counters.popitem(last=False)

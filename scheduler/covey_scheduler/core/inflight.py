@@ -20,6 +20,8 @@ from covey_scheduler.core.unfinished import left
 RequestKey = tuple[NodeId, str]
 """(gateway, request id): what an ask is known by; a gateway cannot touch another one's."""
 
+NEVER = float("inf")
+
 FAILURES_COUNTED_MAX = 8
 NODES_REMEMBERED_MAX = 4096
 
@@ -100,6 +102,8 @@ class Inflight:
         self._by_key: OrderedDict[RequestKey, Reservation] = OrderedDict()
         self._places: dict[NodeId, dict[str, _Place]] = {}
         self._unreported: OrderedDict[RequestKey, Reservation] = OrderedDict()
+        self.look_at_s = NEVER
+        """Nothing expires before."""
         self.changed: dict[str, set[NodeId]] = {}
         """Machines whose extra() has changed, by model; who keeps copies takes them out."""
 
@@ -111,18 +115,22 @@ class Inflight:
 
         `report`: (incarnation, sequence) of the load that the assignment was made on.
         """
-        key = reservation.key
-        self.release(key)
+        key, made_at_s, prompt_s = reservation.key, reservation.made_at_s, reservation.prompt_s
+        if key in self._by_key:
+            self.release(key)
         place = self._place(reservation.node_id, reservation.model)
         place.report = report
-        place.prompts_done_at_s = max(place.prompts_done_at_s, reservation.made_at_s) + reservation.prompt_s
-        place.prompts_given_s += reservation.prompt_s
-        place.last_prompt_s = reservation.prompt_s
+        done_at_s = place.prompts_done_at_s
+        place.prompts_done_at_s = (done_at_s if done_at_s > made_at_s else made_at_s) + prompt_s
+        place.prompts_given_s += prompt_s
+        place.last_prompt_s = prompt_s
         reservation.prompts_upto_s = place.prompts_given_s
         place.unreported_tokens += reservation.tokens
-        place.unreported[key] = self._by_key[key] = self._unreported[key] = reservation
+        place.unreported[key] = self._by_key[key] = reservation
+        self._await_report(reservation)
         self._changed(reservation.node_id, reservation.model)
-        self._keep_bound()
+        if len(self._by_key) > self._settings.reservations_max:
+            self._keep_bound()
 
     def runs_already(self, reservation: Reservation, report: tuple[int, int], load: ModelLoad) -> None:
         """An assignment of others: in the machine's report, unless that says otherwise. When its prompt will be
@@ -137,10 +145,17 @@ class Inflight:
             place.reported[key] = reservation
             place.counted = min(len(place.reported), max(0, load.running_requests + load.waiting_requests))
         else:
-            place.unreported[key] = self._unreported[key] = reservation
+            place.unreported[key] = reservation
             place.unreported_tokens += reservation.tokens
+            self._await_report(reservation)
         self._changed(reservation.node_id, reservation.model)
         self._keep_bound()
+
+    def _await_report(self, reservation: Reservation) -> None:
+        self._unreported[reservation.key] = reservation
+        expires_at_s = reservation.made_at_s + self._settings.reservation_s
+        if expires_at_s < self.look_at_s:
+            self.look_at_s = expires_at_s
 
     def _keep_bound(self) -> None:
         while len(self._by_key) > self._settings.reservations_max:
@@ -183,8 +198,10 @@ class Inflight:
         while self._unreported:
             key, reservation = next(iter(self._unreported.items()))
             if now_s - reservation.made_at_s < self._settings.reservation_s:
+                self.look_at_s = reservation.made_at_s + self._settings.reservation_s
                 return
             self.release(key, unserved=True)
+        self.look_at_s = NEVER
 
     def observe(self, view: PoolView, now_s: float) -> None:
         """A machine's new report includes what was assigned `settle_s` before it; a lost machine holds nothing."""

@@ -23,12 +23,13 @@ class Queues:
         self._settings = settings
         self._holdings = Holdings() if holdings is None else holdings
         self._queues: dict[str, ModelQueue] = {}
-        self._models: dict[RequestKey, str] = {}
+        self.waiting: dict[RequestKey, str] = {}
+        """The model of each ask that waits; changed by this class alone."""
         self._counters: OrderedDict[str, VirtualCounters] = OrderedDict()
         self._number = 0
 
     def __len__(self) -> int:
-        return len(self._models)
+        return len(self.waiting)
 
     def lengths(self) -> dict[str, int]:
         """Asks waiting, by model; models without any are left out."""
@@ -46,13 +47,13 @@ class Queues:
             counters = self._counters[model] = VirtualCounters(
                 self._settings.users_max, partial(self._holdings.answers_charged, model)
             )
+            while len(self._counters) > self._settings.models_max:
+                self._counters.popitem(last=False)
         self._counters.move_to_end(model)
-        while len(self._counters) > self._settings.models_max:
-            self._counters.popitem(last=False)
         return counters
 
     def get(self, key: RequestKey) -> Entry | None:
-        queue = self._queues.get(self._models.get(key, ""))
+        queue = self._queues.get(self.waiting.get(key, ""))
         return None if queue is None else queue.get(key)
 
     def add(self, gateway: NodeId, ask: Ask, now_s: float, collecting: bool = False) -> tuple[Entry, Entry | None]:
@@ -65,23 +66,20 @@ class Queues:
         since_s = now_s - ask.waited_s
         due_s = since_s + self._horizon_s(ask)
         entry = Entry((gateway, ask.request_id), ask, since_s, now_s + limit_s, self._number, due_s)
-        if len(self._models) >= self._settings.queues_length_max:
+        if len(self.waiting) >= self._settings.queues_length_max:
             return entry, entry
         if ask.model not in self._queues:
             held = partial(self._holdings.of, ask.model)
             self._queues[ask.model] = ModelQueue(self._settings, self.counters(ask.model), held)
-        self._models[entry.key] = ask.model
+        self.waiting[entry.key] = ask.model
         evicted = self._queues[ask.model].add(entry, collecting)
         if evicted is not None:
-            del self._models[evicted.key]
+            del self.waiting[evicted.key]
         return entry, evicted
 
-    def pass_through(self, gateway: NodeId, ask: Ask, now_s: float) -> Entry:
-        """The entry of an ask that finds nobody waiting and starts at once; it is not kept."""
-        self._number += 1
+    def pass_through(self, ask: Ask) -> None:
+        """An ask finds nobody waiting and starts at once: no entry is made of it."""
         self.counters(ask.model).join(ask.user, (), ask.user_ahead_tokens)
-        since_s = now_s - ask.waited_s
-        return Entry((gateway, ask.request_id), ask, since_s, now_s, self._number, since_s)
 
     def told(self, model: str, user: str, ahead: float, answer_charge: float) -> None:
         """Who holds a place stands where the leader before said, and owes the answer to come. Nobody else is lifted by
@@ -95,7 +93,7 @@ class Queues:
         return min(horizon_s, ask.deadline_s / 2) if ask.deadline_s else horizon_s
 
     def remove(self, key: RequestKey) -> Entry | None:
-        model = self._models.pop(key, None)
+        model = self.waiting.pop(key, None)
         if model is None:
             return None
         queue = self._queues[model]
@@ -105,7 +103,7 @@ class Queues:
         return entry
 
     def remove_gateway(self, gateway: NodeId) -> None:
-        for key in [key for key in self._models if key[0] == gateway]:
+        for key in [key for key in self.waiting if key[0] == gateway]:
             self.remove(key)
 
     def served(self, model: str, user: str, tokens: float) -> float:
@@ -124,5 +122,5 @@ class Queues:
 
     def clear(self) -> None:
         self._queues.clear()
-        self._models.clear()
+        self.waiting.clear()
         self._counters.clear()

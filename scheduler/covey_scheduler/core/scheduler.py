@@ -29,11 +29,12 @@ from covey_mesh.core.names import NodeId
 from covey_scheduler.core import events
 from covey_scheduler.core.account import PoolAccount
 from covey_scheduler.core.charges import Charge, expected_charge, true_charge
-from covey_scheduler.core.clean_ask import clean_ask
+from covey_scheduler.core.clean_ask import PRIORITY_LOWEST, clean_ask
 from covey_scheduler.core.collecting import Collecting
 from covey_scheduler.core.deadlines import Hopeless, hopeless, line_s
 from covey_scheduler.core.decisions import Verdicts
-from covey_scheduler.core.events import Effect, Event, Reply
+from covey_scheduler.core.events import AskReceived, Effect, Event, Reply, Reported
+from covey_scheduler.core.inflight import RequestKey
 from covey_scheduler.core.known import Known, KnownRequests
 from covey_scheduler.core.pickers import Rotation
 from covey_scheduler.core.planning import Waiting, starting, together_max, wait_as_planned
@@ -89,18 +90,19 @@ class Scheduler:
     def step(self, now_s: float, event: Event, unix_s: float = 0.0) -> list[Effect]:
         """Take in one event. Never raises for what a peer sent. `unix_s`: the time of day, for records."""
         self._unix_s = unix_s
+        if now_s >= self._pool.inflight.look_at_s:
+            self._pool.inflight.expire(now_s)
         effects = self._take(now_s, event)
         self._wake_at_s = self._next_wake_s(now_s, event)
         return effects
 
     def _take(self, now_s: float, event: Event) -> list[Effect]:
-        self._pool.inflight.expire(now_s)
+        # What comes with every request first, and in the cheapest way.
+        if isinstance(event, AskReceived):
+            return [] if self._ballot is None else self._ask(now_s, event.gateway, clean_ask(event.ask))
+        if isinstance(event, Reported):
+            return [] if self._ballot is None else self._reported(now_s, event.gateway, event.report)
         match event:
-            # What comes with every request first.
-            case events.AskReceived(gateway, ask):
-                return self._ask(now_s, gateway, clean_ask(ask)) if self.leading else []
-            case events.Reported(gateway, report):
-                return self._reported(now_s, gateway, report) if self.leading else []
             case events.ViewChanged(view):
                 return self._view_changed(now_s, view)
             case events.BecameLeader(ballot):
@@ -135,7 +137,7 @@ class Scheduler:
         self._pool.clear()
 
     def _still_collecting(self, now_s: float) -> bool:
-        return self._collecting.goes_on(now_s, self._pool.view)
+        return self._collecting.until_s is not None and self._collecting.goes_on(now_s, self._pool.view)
 
     # --- events -----------------------------------------------------------------------------------------------
 
@@ -175,11 +177,14 @@ class Scheduler:
                 return [Reply(gateway, given)]
         self._queues.remove(key)
         self._pool.inflight.release(key)
-        self._known.remember(key, Known(ask.attempt, ask.model, ask.user))
-        if self._queues.queue(ask.model) is None and not self._still_collecting(now_s):
-            alone = self._started_alone(now_s, gateway, ask)
-            if alone is not None:
-                return [alone]
+        known = Known(ask.attempt, ask.model, ask.user)
+        self._known.remember(key, known)
+        nobody_waits = not self._queues.waiting or self._queues.queue(ask.model) is None
+        # Whether a deadline can be kept is asked on the other way.
+        if nobody_waits and not self._still_collecting(now_s) and not ask.deadline_s:
+            started = self._started_alone(now_s, key, ask, known)
+            if started is not None:
+                return [started]
         entry, evicted = self._queues.add(gateway, ask, now_s, self.collecting)
         effects = [] if evicted is None else [self._no_room(now_s, evicted)]
         effects += self._drain(now_s, ask.model)
@@ -209,17 +214,15 @@ class Scheduler:
         assert queue is not None
         return queued if queued.ask.excluded == ask.excluded else queue.renew(queued, ask)
 
-    def _started_alone(self, now_s: float, gateway: NodeId, ask: Ask) -> Effect | None:
-        """Nobody waits for this model, so there is no line to stand in: what the queue would do, at less cost. Whether
-        a deadline can be kept is asked on the other way."""
-        if ask.deadline_s:
-            return None
+    def _started_alone(self, now_s: float, key: RequestKey, ask: Ask, known: Known) -> Effect | None:
+        """Nobody waits for this model, so there is no line to stand in: what the queue would do, at less cost."""
         ranking = self._rank(now_s, ask, None, self._room(now_s, ask))
         index = machine_to_start(ranking, ask.waited_s)
         if index is None:
             return None
-        entry = self._queues.pass_through(gateway, ask, now_s)
-        return self._assign(now_s, entry, ranking, index)
+        self._queues.pass_through(ask)
+        chosen = self._rotation.pick(ranking, index)
+        return self._assign(key, ranking, chosen, known, ask.waited_s)
 
     def _reported(self, now_s: float, gateway: NodeId, report: AttemptReport) -> list[Effect]:
         key = (gateway, report.request_id)
@@ -303,9 +306,12 @@ class Scheduler:
         starts = starting(asks, self._settings)
         if not all_at_once:
             starts = starts[:1]
-        return [self._assign(now_s, asks[n].entry, asks[n].ranking, index, len(asks) > 1) for n, index in starts]
+        together = len(asks) > 1
+        return [self._start(now_s, asks[n].entry, asks[n].ranking, index, together) for n, index in starts]
 
     def _room(self, now_s: float, ask: Ask) -> Room | None:
+        if not ask.user and ask.priority < PRIORITY_LOWEST:
+            return None
         return self._pool.room(ask, self._queues.users(ask.model), now_s)
 
     def _any_free(self, now_s: float, model: str, room: Room | None) -> bool:
@@ -368,29 +374,31 @@ class Scheduler:
             return self._cannot_keep(now_s, entry, ranking, late)
         return self._queued(now_s, entry, ranking)
 
-    def _assign(self, now_s: float, entry: Entry, ranking: Ranking, best: int, planned: bool = False) -> Effect:
-        """`planned`: other asks count on other machines, so that equal ones take no turns."""
-        ask = entry.ask
+    def _start(self, now_s: float, entry: Entry, ranking: Ranking, best: int, planned: bool) -> Effect:
+        """One that waited. `planned`: other asks count on other machines, so that equal ones take no turns."""
         chosen = best if planned else self._rotation.pick(ranking, best)
         self._queues.remove(entry.key)
-        uncached = self._pool.assign(entry.key, ranking, chosen)
-        charged = expected_charge(ranking, uncached, self._settings)
-        ahead = int(self._queues.served(ask.model, ask.user, charged.total))
-        node_id = ranking.machines[chosen].candidate.machine.node_id
-        decision = self._decision(now_s, entry, Outcome.ASSIGNED, ranking, node_id)
-        answer = Answer(ask.request_id, ask.attempt, Outcome.ASSIGNED, node_id, decision, user_ahead_tokens=ahead)
         known = self._known.get(entry.key)
         if known is None:
             # Forgotten while it waited.
-            known = Known(ask.attempt, ask.model, ask.user)
+            known = Known(entry.ask.attempt, entry.ask.model, entry.ask.user)
             self._known.remember(entry.key, known)
-        known.answer, known.charged = answer, charged
-        return Reply(entry.gateway, answer)
+        return self._assign(entry.key, ranking, chosen, known, max(0.0, now_s - entry.since_s))
+
+    def _assign(self, key: RequestKey, ranking: Ranking, chosen: int, known: Known, waited_s: float) -> Effect:
+        ask = ranking.question.ask
+        uncached = self._pool.assign(key, ranking, chosen)
+        known.charged = charged = expected_charge(ranking, uncached, self._settings)
+        ahead = int(self._queues.served(ask.model, ask.user, charged.total))
+        node_id = ranking.machines[chosen].candidate.machine.node_id
+        decision = self._decision(ask, waited_s, Outcome.ASSIGNED, ranking, node_id)
+        known.answer = Answer(ask.request_id, ask.attempt, Outcome.ASSIGNED, node_id, decision, 0, ahead)
+        return Reply(key[0], known.answer)
 
     def _queued(self, now_s: float, entry: Entry, ranking: Ranking) -> Effect:
         why = "listening to the pool before the first assignment" if self.collecting else "a busy machine is faster"
         refused = "" if ranking.best_free() is None else why
-        decision = self._decision(now_s, entry, Outcome.QUEUED, ranking, refused=refused)
+        decision = self._decision(entry.ask, now_s - entry.since_s, Outcome.QUEUED, ranking, refused=refused)
         return Reply(entry.gateway, Answer(entry.ask.request_id, entry.ask.attempt, Outcome.QUEUED, None, decision))
 
     def _give_up(self, now_s: float, entry: Entry, ranking: Ranking) -> Effect:
@@ -418,41 +426,42 @@ class Scheduler:
         self, now_s: float, entry: Entry, ranking: Ranking, why: str, retry_ms: int, turned_away: str = ""
     ) -> Effect:
         self._known.forget(entry.key)
-        decision = self._decision(now_s, entry, Outcome.NO_CANDIDATE, ranking, refused=why, turned_away=turned_away)
-        ask = entry.ask
+        ask, waited_s = entry.ask, now_s - entry.since_s
+        decision = self._decision(ask, waited_s, Outcome.NO_CANDIDATE, ranking, None, why, turned_away)
         answer = Answer(ask.request_id, ask.attempt, Outcome.NO_CANDIDATE, None, decision, retry_ms)
         return Reply(entry.gateway, answer)
 
     def _decision(
         self,
-        now_s: float,
-        entry: Entry,
+        ask: Ask,
+        waited_s: float,
         outcome: Outcome,
         ranking: Ranking,
         chosen: NodeId | None = None,
         refused: str = "",
         turned_away: str = "",
     ) -> Decision:
+        # In the order of the fields: by name it would take three times as long.
         return Decision(
-            request_id=entry.ask.request_id,
-            attempt=entry.ask.attempt,
-            model=entry.ask.model,
-            decided_at_unix_s=self._unix_s,
-            decided_by="leader",
-            decider=self._self_id,
-            outcome=outcome,
-            policy=self._policy.name,
-            ballot=self._ballot or NO_BALLOT,
-            view_version=self._pool.view.version,
-            chosen=chosen,
-            queued_for_s=max(0.0, now_s - entry.since_s),
-            candidates=Verdicts(ranking, self._settings.candidates_recorded_max, refused),
-            turned_away=turned_away,
+            ask.request_id,
+            ask.attempt,
+            ask.model,
+            self._unix_s,
+            "leader",
+            self._self_id,
+            outcome,
+            self._policy.name,
+            self._ballot or NO_BALLOT,
+            self._pool.view.version,
+            chosen,
+            waited_s if waited_s > 0.0 else 0.0,
+            Verdicts(ranking, self._settings.candidates_recorded_max, refused),
+            turned_away,
         )
 
     def _next_wake_s(self, now_s: float, event: Event) -> float | None:
         """Only a Tick puts the next recheck off: a stream of other events must not starve deadlines and the sweep."""
-        if not self.leading or not len(self._queues):
+        if self._ballot is None or not self._queues.waiting:
             self._recheck_at_s = None
             self._look_at_s.clear()
             return None
