@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from covey_mesh.core.asking import AttemptReport
+from covey_mesh.core.asking import AttemptReport, GrantedWork
 from covey_scheduler.core.machine import TOKENS_MAX, clamp_int
 from covey_scheduler.core.policy import Ranking
 from covey_scheduler.core.settings import SchedulerSettings
@@ -43,3 +43,9 @@ def true_charge(expected: Charge, report: AttemptReport, settings: SchedulerSett
         cached = clamp_int(report.cached_prompt_tokens, whole)
         prompt = whole - cached + settings.cached_token_weight * cached
     return Charge(prompt, settings.output_token_weight * output)
+
+
+def worked_charge(work: GrantedWork, settings: SchedulerSettings) -> float:
+    """For clean sums of work that was charged nothing before, in weighted tokens."""
+    prompt = work.prompt_tokens - (1.0 - settings.cached_token_weight) * work.cached_prompt_tokens
+    return prompt + settings.output_token_weight * work.output_tokens

@@ -1,11 +1,11 @@
-"""An ask made safe: a gateway may be broken too."""
+"""An ask, and what is told of granted work, made safe: a gateway may be broken too."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
 
-from covey_mesh.core.asking import Ask
+from covey_mesh.core.asking import Ask, GrantedWork
 from covey_scheduler.core.machine import TOKENS_MAX, clamp, clamp_int
 from covey_scheduler.core.prefix import BLOCKS_MAX
 
@@ -50,6 +50,24 @@ def _is_clean(ask: Ask) -> bool:
         and (ask.deadline_s == 0 or DEADLINE_S_MIN <= ask.deadline_s <= DEADLINE_S_MAX)
         and 0.0 <= ask.waited_s <= WAITED_S_MAX
         and 0 <= ask.user_ahead_tokens <= USER_AHEAD_TOKENS_MAX
+    )
+
+
+def clean_work(work: GrantedWork, believed: int) -> GrantedWork:
+    """`believed`, at least 1, of its requests, each with the mean of what was told of all. No more tokens than one
+    request may be charged for: what is summed up for a tenth of a second is less."""
+    told = max(believed, work.requests)
+    prompt = clamp_int(work.prompt_tokens, TOKENS_MAX) * believed // told
+    return GrantedWork(
+        model=work.model,
+        node_id=work.node_id,
+        user=work.user[:USER_LENGTH_MAX],
+        priority=clamp_int(work.priority, PRIORITY_LOWEST),
+        requests=believed,
+        prompt_tokens=prompt,
+        output_tokens=clamp_int(work.output_tokens, TOKENS_MAX) * believed // told,
+        failed=clamp_int(work.failed, believed),
+        cached_prompt_tokens=min(clamp_int(work.cached_prompt_tokens, TOKENS_MAX) * believed // told, prompt),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from covey_mesh.core.asking import Answer, Ask, AttemptReport
+from covey_mesh.core.asking import Answer, Ask, AttemptReport, GrantedWork
 from covey_mesh.core.ballot import Ballot
 from covey_mesh.core.facts import PoolView
 from covey_mesh.core.frozen import frozen
@@ -21,6 +21,14 @@ class AskReceived:
 class Reported:
     gateway: NodeId
     report: AttemptReport
+
+
+@frozen
+class Worked:
+    """What a gateway started under grants, in sums."""
+
+    gateway: NodeId
+    work: GrantedWork
 
 
 @frozen
@@ -50,7 +58,7 @@ class Tick:
     """Time has passed; due at Scheduler.wake_at_s."""
 
 
-Event = AskReceived | Reported | ViewChanged | GatewayLost | BecameLeader | LostLeadership | Tick
+Event = AskReceived | Reported | Worked | ViewChanged | GatewayLost | BecameLeader | LostLeadership | Tick
 
 
 @frozen

@@ -30,10 +30,13 @@ class AnswerLengths:
     def __len__(self) -> int:
         return len(self._sums)
 
-    def ended(self, model: str, user: str, output_tokens: int) -> None:
+    def ended(self, model: str, user: str, output_tokens: float, answers_ended: int = 1) -> None:
+        """Several answers at once count as so many of this length one after the other."""
+        kept = DECAY if answers_ended == 1 else DECAY**answers_ended
+        weight = 1.0 if answers_ended == 1 else (1.0 - kept) / (1.0 - DECAY)
         for key in ((model, user), (model, None)):
             tokens, answers = self._sums.get(key, NO_ANSWERS)
-            self._sums[key] = (tokens * DECAY + output_tokens, answers * DECAY + 1.0)
+            self._sums[key] = (tokens * kept + weight * output_tokens, answers * kept + weight)
             self._sums.move_to_end(key)
         while len(self._sums) > LENGTHS_MAX:
             self._sums.popitem(last=False)

@@ -116,6 +116,13 @@ class Queues:
         queue = self._queues.get(model)
         return () if queue is None else queue.users()
 
+    def worked(self, model: str, user: str, tokens: float) -> None:
+        """Service that `user` was given without an ask, which would have lifted it to the others."""
+        counters, waiting = self.counters(model), self.users(model)
+        if user not in waiting:
+            counters.join(user, waiting)
+        counters.charge(user, tokens, last_waiting=not waiting)
+
     def charge(self, model: str, user: str, tokens: float) -> None:
         """Service given to `user`; negative to correct an earlier charge."""
         self.counters(model).charge(user, tokens, last_waiting=model not in self._queues)

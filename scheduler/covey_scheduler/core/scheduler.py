@@ -12,6 +12,7 @@ ask may take (room.py), which deadlines cannot be kept (deadlines.py), what is k
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from covey_mesh.core.asking import (
     TURNED_AWAY_DEADLINE,
@@ -21,6 +22,8 @@ from covey_mesh.core.asking import (
     Ask,
     AttemptReport,
     Decision,
+    Grant,
+    GrantedWork,
     Outcome,
 )
 from covey_mesh.core.ballot import NO_BALLOT, Ballot
@@ -28,13 +31,14 @@ from covey_mesh.core.facts import PoolView
 from covey_mesh.core.names import NodeId
 from covey_scheduler.core import events
 from covey_scheduler.core.account import PoolAccount
-from covey_scheduler.core.charges import Charge, expected_charge, true_charge
-from covey_scheduler.core.clean_ask import PRIORITY_LOWEST, clean_ask
+from covey_scheduler.core.charges import Charge, expected_charge, true_charge, worked_charge
+from covey_scheduler.core.clean_ask import PRIORITY_LOWEST, clean_ask, clean_work
 from covey_scheduler.core.collecting import Collecting
 from covey_scheduler.core.deadlines import Hopeless, hopeless, line_s
 from covey_scheduler.core.decisions import Verdicts
 from covey_scheduler.core.events import AskReceived, Effect, Event, Reply, Reported
-from covey_scheduler.core.inflight import RequestKey
+from covey_scheduler.core.granted import Granted
+from covey_scheduler.core.inflight import FAILURES_COUNTED_MAX, RequestKey
 from covey_scheduler.core.known import Known, KnownRequests
 from covey_scheduler.core.pickers import Rotation
 from covey_scheduler.core.planning import Waiting, starting, together_max, wait_as_planned
@@ -63,6 +67,7 @@ class Scheduler:
         self._pool = PoolAccount(self_id, self._settings, self._policy)
         self._queues = Queues(self._settings, self._pool.holdings)
         self._known = KnownRequests(self._settings.known_requests_max)
+        self._granted = Granted(self._settings)
         self._rotation = Rotation()
         self._unix_s = 0.0
         self._wake_at_s: float | None = None
@@ -105,6 +110,8 @@ class Scheduler:
         match event:
             case events.ViewChanged(view):
                 return self._view_changed(now_s, view)
+            case events.Worked(gateway, work):
+                self._worked(now_s, gateway, work)
             case events.BecameLeader(ballot):
                 self._became_leader(now_s, ballot)
             case events.LostLeadership():
@@ -112,6 +119,7 @@ class Scheduler:
             case events.GatewayLost(gateway):
                 self._queues.remove_gateway(gateway)
                 self._pool.inflight.release_gateway(gateway)
+                self._granted.remove_gateway(gateway)
                 return self._drain_all(now_s)
             case events.Tick():
                 return self._tick(now_s)
@@ -134,6 +142,7 @@ class Scheduler:
         self._queues.clear()
         self._look_at_s.clear()
         self._known.clear()
+        self._granted.clear()
         self._pool.clear()
 
     def _still_collecting(self, now_s: float) -> bool:
@@ -174,7 +183,7 @@ class Scheduler:
                 queued = self._renewed(queued, ask)
                 return [self._queued(now_s, queued, self._rank(now_s, ask, room=self._room(now_s, ask)))]
             if given is not None and given.decision is not None and given.node_id not in ask.excluded:
-                return [Reply(gateway, given)]
+                return [Reply(gateway, given if given.grant is None else replace(given, grant=None))]
         self._queues.remove(key)
         self._pool.inflight.release(key)
         known = Known(ask.attempt, ask.model, ask.user)
@@ -194,7 +203,7 @@ class Scheduler:
 
     def _runs_already(self, now_s: float, gateway: NodeId, ask: Ask, node_id: NodeId) -> None:
         """A leader before this one, or the gateway alone, has placed it: the place is held, its answer still to be
-        charged. Said twice, it changes nothing."""
+        charged. Or it began under a grant of this leader's: its prompt, too. Said twice, it changes nothing."""
         key = (gateway, ask.request_id)
         known = self._known.get(key)
         if known is not None and known.attempt == ask.attempt and known.answer is not None:
@@ -203,10 +212,11 @@ class Scheduler:
         answer_charge = self._pool.runs_already(key, ask, node_id, now_s)
         if answer_charge is None:
             return
-        self._queues.told(ask.model, ask.user, ask.user_ahead_tokens, answer_charge)
+        granted = self._granted.told(gateway, ask.model, 1) > 0
+        charged = Charge(float(ask.prompt_tokens) if granted else 0.0, answer_charge)
+        self._queues.told(ask.model, ask.user, ask.user_ahead_tokens, charged.total)
         answer = Answer(ask.request_id, ask.attempt, Outcome.ASSIGNED, node_id)
-        charged = Charge(0.0, answer_charge)
-        self._known.remember(key, Known(ask.attempt, ask.model, ask.user, answer, charged, told=True))
+        self._known.remember(key, Known(ask.attempt, ask.model, ask.user, answer, charged, told=not granted))
 
     def _renewed(self, queued: Entry, ask: Ask) -> Entry:
         """A machine left out when the ask came may be fit again by now."""
@@ -220,9 +230,17 @@ class Scheduler:
         index = machine_to_start(ranking, ask.waited_s)
         if index is None:
             return None
+        grant = self._grant(now_s, key[0], ranking) if len(ranking.machines) == 1 else None
         self._queues.pass_through(ask)
         chosen = self._rotation.pick(ranking, index)
-        return self._assign(key, ranking, chosen, known, ask.waited_s)
+        return self._assign(key, ranking, chosen, known, ask.waited_s, grant)
+
+    def _grant(self, now_s: float, gateway: NodeId, ranking: Ranking) -> Grant | None:
+        """Leave to start more where this ask starts alone."""
+        ask, audience = ranking.question.ask, self._pool.audience
+        if ask.priority >= PRIORITY_LOWEST and audience.pressing(ask.model, now_s):
+            return None
+        return self._granted.grant(now_s, gateway, ranking, audience.others(ask.model, ask.user, now_s))
 
     def _reported(self, now_s: float, gateway: NodeId, report: AttemptReport) -> list[Effect]:
         key = (gateway, report.request_id)
@@ -238,6 +256,24 @@ class Scheduler:
         # Nobody waits for the answer to a report: the next ask finds its machine as it stands now.
         self._pool.refresh(known.model, now_s)
         return self._drain(now_s, known.model)
+
+    def _worked(self, now_s: float, gateway: NodeId, work: GrantedWork) -> None:
+        """What began under this leader's grants is charged when it is told; nobody was charged for it before."""
+        believed = self._granted.told(gateway, work.model, work.requests)
+        if not believed:
+            return
+        work = clean_work(work, believed)
+        pool = self._pool
+        pool.audience.heard(work.model, work.user, work.priority, now_s)
+        self._queues.worked(work.model, work.user, worked_charge(work, self._settings))
+        if work.failed and work.node_id in pool.view.members:
+            for _ in range(min(work.failed, FAILURES_COUNTED_MAX)):
+                pool.failures.failed(work.node_id, work.model, now_s)
+        elif not work.failed:
+            pool.failures.succeeded(work.node_id, work.model)
+        served = work.requests - work.failed
+        if served:
+            pool.answers.ended(work.model, work.user, work.output_tokens / served, served)
 
     def _settle_account(self, now_s: float, known: Known, node_id: NodeId, report: AttemptReport) -> None:
         """Correct the charge to what was really done, once; count failures of the machine, not its refusals."""
@@ -385,14 +421,16 @@ class Scheduler:
             self._known.remember(entry.key, known)
         return self._assign(entry.key, ranking, chosen, known, max(0.0, now_s - entry.since_s))
 
-    def _assign(self, key: RequestKey, ranking: Ranking, chosen: int, known: Known, waited_s: float) -> Effect:
+    def _assign(
+        self, key: RequestKey, ranking: Ranking, chosen: int, known: Known, waited_s: float, grant: Grant | None = None
+    ) -> Effect:
         ask = ranking.question.ask
         uncached = self._pool.assign(key, ranking, chosen)
         known.charged = charged = expected_charge(ranking, uncached, self._settings)
         ahead = int(self._queues.served(ask.model, ask.user, charged.total))
         node_id = ranking.machines[chosen].candidate.machine.node_id
         decision = self._decision(ask, waited_s, Outcome.ASSIGNED, ranking, node_id)
-        known.answer = Answer(ask.request_id, ask.attempt, Outcome.ASSIGNED, node_id, decision, 0, ahead)
+        known.answer = Answer(ask.request_id, ask.attempt, Outcome.ASSIGNED, node_id, decision, 0, ahead, grant)
         return Reply(key[0], known.answer)
 
     def _queued(self, now_s: float, entry: Entry, ranking: Ranking) -> Effect:

@@ -93,6 +93,14 @@ class SchedulerSettings:
     """Share of a machine's places that batch work may hold while other work was heard within pressing_remembered_s."""
     pressing_remembered_s: float = 60.0
 
+    # --- grants (grants.py) -----------------------------------------------------------------------------------
+    grant_share: float = 0.25
+    """A machine that alone serves a model may have this share of its places and KV cache in use before others are
+    granted without an ask; 0: none ever are."""
+    grant_prompt_s: float = 0.05
+    """Prompts that may be granted ahead, by the machine's speed; beside other users it is `crowd_ahead_s`."""
+    grant_valid_s: float = 0.25
+
     # --- deadlines (deadlines.py) -----------------------------------------------------------------------------
     deadline_trust: float = 0.7
     """An ask is hopeless if even this share of the predicted time is too long, speeds being measured..."""
@@ -125,7 +133,14 @@ class SchedulerSettings:
                 raise ValueError(f"{item.name} must be from 0 to 1e9, not {value!r}")
             if item.name.endswith("_max") and value <= 0:
                 raise ValueError(f"{item.name} must be above 0, not {value!r}")
-        for name in ("headroom", "batch_share", "deadline_trust", "deadline_trust_prior", "deadline_answer_share"):
+        for name in (
+            "headroom",
+            "batch_share",
+            "grant_share",
+            "deadline_trust",
+            "deadline_trust_prior",
+            "deadline_answer_share",
+        ):
             if getattr(self, name) > 1:
                 raise ValueError(f"{name} is a share, at most 1")
         if self.tie_tolerance >= 1 or self.wait_gain < 1 or not self.ageing_s or not self.recheck_s:

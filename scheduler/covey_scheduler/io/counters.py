@@ -18,6 +18,9 @@ class SchedulerCounters:
     asks_dropped: int = 0
     """Received while another machine leads."""
     answers_undeliverable: int = 0
+    grants: int = 0
+    requests_granted: int = 0
+    """That might start without an ask; how many did is the gateways' to say."""
     queue_wait_s_sum: float = 0.0
     queue_wait_count: int = 0
     queue_wait_buckets: list[int] = field(default_factory=lambda: [0] * (len(QUEUE_WAIT_BUCKETS_S) + 1))

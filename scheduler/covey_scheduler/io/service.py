@@ -84,7 +84,7 @@ class SchedulerService:
         self._step(events.Reported(gateway, report))
 
     def granted_work(self, gateway: NodeId, work: GrantedWork) -> None:
-        """Not counted yet."""
+        self._step(events.Worked(gateway, work))
 
     def leadership_changed(self, leader: NodeId | None, ballot: Ballot) -> None:
         if leader == self._mesh.self_id:
@@ -130,6 +130,9 @@ class SchedulerService:
         answer = reply.answer
         assert answer.decision is not None, "the leader's answers carry their decision"
         self.counters.decided(answer.outcome, answer.decision.queued_for_s)
+        if answer.grant is not None:
+            self.counters.grants += 1
+            self.counters.requests_granted += answer.grant.requests
         if not self._mesh.send(reply.gateway, answer):
             self.counters.answers_undeliverable += 1
             log.debug("answer not sent: no link", extra={"gateway": short(reply.gateway)})

@@ -1,0 +1,159 @@
+"""What gateways may start without asking, or have started so and not told as over: the leader's account of its grants.
+
+A grant counts until it has expired and a machine's report must show what was begun under it, less what was told before
+then. Apart from that, a gateway is believed for as many requests as it was ever granted: what is told twice, or by
+who was granted nothing, is not counted.
+
+Not here: when there is a grant (grants.py), what is made of what was told (scheduler.py).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+
+from covey_mesh.core.asking import Grant
+from covey_mesh.core.names import NodeId
+from covey_scheduler.core.filters import Rejection
+from covey_scheduler.core.grants import grant_with, nobody_else
+from covey_scheduler.core.machine import REQUESTS_MAX
+from covey_scheduler.core.policy import Ranking
+from covey_scheduler.core.settings import SchedulerSettings
+
+GRANTS_MAX = 64
+"""Outstanding for one model: no more are given."""
+
+UNTOLD_MAX = 4096
+"""Gateways and models of which something may still be told; the one granted nothing for longest is forgotten."""
+
+NOBODY: Sequence[Rejection] = ()
+
+
+class _Given:
+    """One grant: what is left of it until it no longer counts."""
+
+    __slots__ = ("gateway", "requests", "tokens", "until_s")
+
+    def __init__(self, gateway: NodeId, requests: int, tokens: int, until_s: float) -> None:
+        self.gateway = gateway
+        self.requests = requests
+        self.tokens = tokens
+        self.until_s = until_s
+
+
+class _Model:
+    """All grants of one model, oldest first, with their sums. `rejected`: whom `alone` was found out about."""
+
+    __slots__ = ("alone", "given", "rejected", "requests", "tokens")
+
+    def __init__(self) -> None:
+        self.given: deque[_Given] = deque()
+        self.requests = 0
+        self.tokens = 0
+        self.rejected = NOBODY
+        self.alone = True
+
+    def expire(self, now_s: float) -> None:
+        while self.given and self.given[0].until_s <= now_s:
+            self._take(self.given[0], self.given[0].requests)
+            self.given.popleft()
+
+    def add(self, given: _Given) -> None:
+        self.given.append(given)
+        self.requests += given.requests
+        self.tokens += given.tokens
+
+    def ended(self, gateway: NodeId, requests: int) -> None:
+        """Of this gateway's grants, the oldest first; each request with the mean of its grant's tokens."""
+        for given in [each for each in self.given if each.gateway == gateway]:
+            count = min(requests, given.requests)
+            self._take(given, count)
+            if not given.requests:
+                self.given.remove(given)
+            requests -= count
+            if not requests:
+                return
+
+    def _take(self, given: _Given, count: int) -> None:
+        tokens = given.tokens * count // given.requests
+        given.requests -= count
+        given.tokens -= tokens
+        self.requests -= count
+        self.tokens -= tokens
+
+
+class Granted:
+    """Of one leader, for all models. Times are readings of the clock that events carry."""
+
+    def __init__(self, settings: SchedulerSettings) -> None:
+        self._settings = settings
+        self._counts_s = settings.grant_valid_s + settings.settle_s
+        self._models: OrderedDict[str, _Model] = OrderedDict()
+        self._untold: OrderedDict[tuple[NodeId, str], int] = OrderedDict()
+
+    def grant(self, now_s: float, gateway: NodeId, ranking: Ranking, others: bool) -> Grant | None:
+        """What comes with the assignment of this ranking's ask to its only machine, counted from now on."""
+        name = ranking.question.ask.model
+        model = self._models.get(name)
+        if model is None:
+            model = self._model(name)
+        if model.given:
+            model.expire(now_s)
+        if len(model.given) >= GRANTS_MAX or not self._alone(model, ranking.rejected):
+            return None
+        grant = grant_with(ranking, others, model.requests, model.tokens, self._settings)
+        if grant is not None:
+            model.add(_Given(gateway, grant.requests, grant.prompt_tokens, now_s + self._counts_s))
+            self._owes(gateway, name, grant.requests)
+        return grant
+
+    def told(self, gateway: NodeId, name: str, requests: int) -> int:
+        """So many are over, or known by an ask of their own; returns how many of them are believed."""
+        untold = self._untold.get((gateway, name), 0)
+        believed = max(0, min(requests, untold))
+        if believed == untold:
+            self._untold.pop((gateway, name), None)
+        else:
+            self._untold[gateway, name] = untold - believed
+        model = self._models.get(name)
+        if believed and model is not None:
+            model.ended(gateway, believed)
+        return believed
+
+    def outstanding(self, name: str, now_s: float) -> tuple[int, int]:
+        """(requests, prompt tokens) of one model."""
+        model = self._models.get(name)
+        if model is None:
+            return 0, 0
+        model.expire(now_s)
+        return model.requests, model.tokens
+
+    def remove_gateway(self, gateway: NodeId) -> None:
+        """Its requests ended with it."""
+        for key in [key for key in self._untold if key[0] == gateway]:
+            del self._untold[key]
+        for model in self._models.values():
+            model.ended(gateway, model.requests)
+
+    def clear(self) -> None:
+        self._models.clear()
+        self._untold.clear()
+
+    def _alone(self, model: _Model, rejected: Sequence[Rejection]) -> bool:
+        """The list is the same one until something about the machines has changed."""
+        if rejected is not model.rejected:
+            model.rejected, model.alone = rejected, nobody_else(rejected)
+        return model.alone
+
+    def _owes(self, gateway: NodeId, name: str, requests: int) -> None:
+        key = (gateway, name)
+        self._untold[key] = min(self._untold.get(key, 0) + requests, REQUESTS_MAX)
+        self._untold.move_to_end(key)
+        if len(self._untold) > UNTOLD_MAX:
+            self._untold.popitem(last=False)
+
+    def _model(self, name: str) -> _Model:
+        model = self._models[name] = _Model()
+        if len(self._models) > self._settings.models_max:
+            self._models.popitem(last=False)
+        return model

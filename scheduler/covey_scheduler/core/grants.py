@@ -1,0 +1,65 @@
+"""When an assignment also lets its gateway start more on the same machine without asking, and how much. Pure.
+
+Where one machine alone serves a model and has plenty of room there is nothing to decide, and an ask costs more than
+the rest of a short request's way. So little is granted that nothing goes wrong: places up to a share of the machine's
+(`grant_share`), prompts that it computes in a moment (`grant_prompt_s`), for a moment (`grant_valid_s`).
+
+Fairness: a grant is its gateway's, whoever asks there. So beside other users all prompts that wait at the machine, the
+granted ones included, are held to what a user with work there may have before another's (`crowd_ahead_s`, room.py);
+and of the places most are left to everybody in any case. What began under a grant is charged when it is told.
+
+Not here: what is outstanding (granted.py), that nobody waits and no deadline presses (scheduler.py), and what a
+gateway makes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from covey_mesh.core.asking import GRANT_PROMPT_TOKENS_MAX, GRANT_REQUESTS_MAX, Grant
+from covey_mesh.core.facts import EngineState
+from covey_scheduler.core.filters import Rejection
+from covey_scheduler.core.policy import Ranking
+from covey_scheduler.core.prediction import prompt_s
+from covey_scheduler.core.settings import SchedulerSettings
+
+OUT_OF_IT = frozenset({"model_offered", "engine_running", "not_draining"})
+"""Filters whose machines no request of the model could go to soon. One that is unreachable or about to be ready may be
+back at any moment, and one with a shorter context takes shorter prompts."""
+
+
+def nobody_else(rejected: Sequence[Rejection]) -> bool:
+    """True if none of the machines left out could take a request of this model soon."""
+    return all(each.failed.name in OUT_OF_IT for each in rejected)
+
+
+def grant_with(
+    ranking: Ranking, others: bool, out_requests: int, out_tokens: int, settings: SchedulerSettings
+) -> Grant | None:
+    """What comes with the assignment of this ask to the only machine of its ranking; None: nothing.
+
+    `others`: other users were heard of lately. `out_*`: requests and their prompt tokens that may start there already
+    without an ask, or have, and were not told as over.
+    """
+    question, machine, candidate = ranking.question, ranking.machines[0], ranking.machines[0].candidate
+    ask, known = question.ask, candidate.machine
+    load = known.load
+    assert load is not None, "filters come first"
+    share = settings.grant_share
+    requests = int(load.running_limit * share) - machine.running - machine.waiting - 1 - out_requests
+    if requests < 1 or ask.excluded or candidate.recent_failures:
+        return None
+    if not known.speeds.measured or load.state is not EngineState.READY:
+        return None
+    within_s = settings.crowd_ahead_s if others else settings.grant_prompt_s
+    left_s = machine.prompts_done_at_s - question.now_s
+    within_s -= prompt_s(ask, machine, ranking.cached[0]) + (left_s if left_s > 0 else 0.0)
+    tokens = min(int(within_s / machine.prefill_s_per_token) - out_tokens, GRANT_PROMPT_TOKENS_MAX)
+    # Requests are taken to be like this one, so that neither is left over when the other is used up.
+    requests = min(requests, tokens // max(1, ask.prompt_tokens), GRANT_REQUESTS_MAX)
+    if requests < 1:
+        return None
+    cache, need = load.kv_cache_tokens_total, max(1, ask.prompt_tokens + question.output_tokens)
+    if cache:
+        requests = min(requests, (int(cache * share) - machine.kv_tokens_held) // need - 1 - out_requests)
+    return Grant(requests, tokens, settings.grant_valid_s) if requests >= 1 else None
