@@ -35,7 +35,7 @@ Found = dict[str, Any]
 
 @dataclass(frozen=True)
 class Shape:
-    """Who serves and who leads: the agent that is asked ("entry"), or another machine ("other").
+    """Who serves and who leads: the agent that is asked ("entry"), or another machine ("other"); "both" serve.
 
     `machines` 1: a pool of the entry alone. `processes`: gateway processes of each agent. Without `data_channel`
     everything between the two goes over gRPC. `compiled`: with what `make compile` has built; else plain Python.
@@ -58,8 +58,14 @@ SHAPES = (
 )
 OVER_GRPC = Shape("covey remote, over gRPC", served_by="other", data_channel=False)
 COMPILED = Shape("covey here, compiled", machines=1, compiled=True)
+BOTH = Shape("covey, both serve", served_by="both")
+BOTH_COMPILED = Shape("covey, both serve, compiled", served_by="both", compiled=True)
+"""Every request is decided: nothing is granted where two machines could take it."""
+
 MORE_SHAPES = (
     COMPILED,
+    BOTH,
+    BOTH_COMPILED,
     OVER_GRPC,
     Shape("covey here, 2 processes", machines=1, processes=2),
 )
@@ -90,7 +96,7 @@ class Pool:
             settings += ["--gateway-processes", str(self._shape.processes)]
         if not self._shape.data_channel:
             settings += ["--data-port", "0"]
-        if self._shape.served_by == name:
+        if self._shape.served_by in (name, "both"):
             settings += ["--model", f"{MODEL}={model}", "--device", "cpu", "--running-requests-max", RUNNING_MAX]
         plain = {} if self._shape.compiled else {compiled.SWITCH: "0"}
         return AgentProcess(name, state, own, tuple(settings), plain)
@@ -124,10 +130,12 @@ class Pool:
         members = pool["members"]
         ready = [model for member in members for model in (member["load"] or {}).get("models", [])]
         leader = self._entry if self._shape.led_by == "entry" else self._other
+        serving = 2 if self._shape.served_by == "both" else 1
         return (
             len(members) == self._shape.machines
             and pool["leader_node_id"] == leader.node_id
-            and [(model["state"], model["detail"]) for model in ready] == [("ready", "")]  # its speed measured, too
+            # Their speeds are measured, too.
+            and [(model["state"], model["detail"]) for model in ready] == [("ready", "")] * serving
         )
 
     def _until(self, agent: AgentProcess, condition: Callable[[Found], bool], otherwise: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.datapath.measuring import Results
-from bench.datapath.pools import COMPILED, OVER_GRPC, SHAPES
+from bench.datapath.pools import BOTH, BOTH_COMPILED, COMPILED, OVER_GRPC, SHAPES
 
 COLUMNS = (
     ("CPU ms", "a request"),
@@ -52,12 +52,17 @@ def ratios(results: Sequence[Results]) -> list[str]:
     by_name = {each.name: each for each in results}
     here, here_led, remote, remote_led = (by_name.get(shape.name) for shape in SHAPES)
     over_grpc, compiled = by_name.get(OVER_GRPC.name), by_name.get(COMPILED.name)
+    both, both_compiled = by_name.get(BOTH.name), by_name.get(BOTH_COMPILED.name)
     vllm, sglang = by_name.get("vllm-router round_robin"), by_name.get("sglang-router cache_aware")
     lines = [
         _ratio("cpu_a_request_to_vllm_router", _request(here), _request(vllm)),
         _ratio("cpu_a_request_compiled_to_vllm_router", _request(compiled), _request(vllm)),
+        _ratio("cpu_a_request_both_serve_to_vllm_router", _request(both), _request(vllm)),
+        _ratio("cpu_a_request_both_serve_compiled_to_vllm_router", _request(both_compiled), _request(vllm)),
         _ratio("cpu_a_request_to_sglang_router_cache_aware", _request(here), _request(sglang)),
+        _ratio("cpu_a_request_compiled_to_sglang_router_cache_aware", _request(compiled), _request(sglang)),
         _ratio("cpu_a_request_to_litellm", _request(here), _request(by_name.get("litellm"))),
+        _ratio("cpu_a_request_compiled_to_litellm", _request(compiled), _request(by_name.get("litellm"))),
         _ratio("cpu_a_million_tokens_to_vllm_router", _tokens(here), _tokens(vllm)),
         _ratio("cpu_a_million_tokens_compiled_to_vllm_router", _tokens(compiled), _tokens(vllm)),
         _ratio("cpu_a_million_tokens_remote_to_vllm_router", _tokens(remote), _tokens(vllm)),
