@@ -7,6 +7,7 @@ prefix cache, the prompt tokens that are really left, and the true length of eac
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from covey_mesh.core.asking import Ask
@@ -77,6 +78,6 @@ def grant_sight(scheduler: Scheduler, pool: Pool) -> None:
         left_s = simulated.engine.prompt_tokens_left() / machine.speeds.prefill_tokens_per_s
         places = account.inflight._places.get(machine.node_id, {})
         coming_s = sum(r.prompt_s for place in places.values() for r in place.unreported.values())
-        return candidate._replace(prompts_done_at_s=now_s + left_s + coming_s)
+        return replace(candidate, prompts_done_at_s=now_s + left_s + coming_s)
 
     account._candidate = known  # type: ignore[method-assign]

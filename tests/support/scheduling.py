@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from covey_mesh.core.asking import Answer, Ask, AttemptReport, Outcome
@@ -69,12 +69,12 @@ def ask(request_id: str = "r", attempt: int = 1, **changes: Any) -> Ask:
 
 def candidate(load: ModelLoad | None = None, **changes: Any) -> Candidate:
     """One candidate; `changes` are Candidate's fields, or Member's."""
-    own = {key: changes.pop(key) for key in list(changes) if key in Candidate._fields}
+    own = {field.name: changes.pop(field.name) for field in fields(Candidate) if field.name in changes}
     loads = () if load is None else (load,)
     only = member(node(1), *loads, **changes)
     (machine,) = machines_of(MODEL, {only.node_id: only})
     largest = 0 if load is None else machine.load.max_context_tokens  # type: ignore[union-attr]
-    return Candidate(machine, largest_context_tokens=largest)._replace(**own)
+    return replace(Candidate(machine, largest_context_tokens=largest), **own)
 
 
 def updated(old: Member, load: ModelLoad) -> Member:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -26,7 +27,7 @@ def rankings(speeds: Sequence[float], ready_s: Sequence[float], prompts: Sequenc
     """Machines of these prompt tokens a second that are done with their prompts in so many seconds."""
     members = {node(i): member(node(i), model_load(prefill_tokens_per_s=s)) for i, s in enumerate(speeds)}
     machines = [
-        standing_of(Candidate(each, prompts_done_at_s=NOW_S + ready), SETTINGS)._replace(attention_per_token=0.0)
+        replace(standing_of(Candidate(each, prompts_done_at_s=NOW_S + ready), SETTINGS), attention_per_token=0.0)
         for each, ready in zip(machines_of("tiny", members), ready_s, strict=True)
     ]
     questions = [Question(ask(f"r{n}", prompt_tokens=tokens), 0, NOW_S) for n, tokens in enumerate(prompts)]

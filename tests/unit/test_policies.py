@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ QUESTION = Question(ask(prompt_tokens=1000), 200, now_s=50.0, turn=4)
 def machine(load: dict[str, Any], **own: Any) -> Standing:
     held = load.pop("held", 0)
     made = model_load(kv_cache_tokens_total=10_000, kv_cache_tokens_free=10_000 - held, running_limit=99, **load)
-    return standing_of(candidate(made, **own), SETTINGS)._replace(attention_per_token=0.0)
+    return replace(standing_of(candidate(made, **own), SETTINGS), attention_per_token=0.0)
 
 
 def three() -> list[Standing]:
@@ -77,7 +78,7 @@ def test_aibrix_follows_the_load_when_it_spreads_too_far() -> None:
 def test_power_of_two_looks_at_two_different_machines_drawn_by_the_turn() -> None:
     drawn = set()
     for turn in range(200):
-        costs = POLICIES["power-of-two"].costs(QUESTION._replace(turn=turn), three(), (0, 0, 0), SETTINGS)
+        costs = POLICIES["power-of-two"].costs(replace(QUESTION, turn=turn), three(), (0, 0, 0), SETTINGS)
         looked_at = tuple(index for index, cost in enumerate(costs) if cost != NEVER)
         assert len(looked_at) == 2
         drawn.add(looked_at)
@@ -106,7 +107,7 @@ def test_ours_without_the_delay_of_others_is_the_sum_of_the_terms_shown(
     load = model_load(running_requests=running, running_limit=10, prefill_tokens_per_s=speed)
     shown = standing_of(candidate(load, prompts_done_at_s=done_at_s, recent_failures=failures), own)
     question, cached = Question(ask(prompt_tokens=prompt), 100, 50.0), min(cached, prompt - 1)
-    (cost,) = POLICIES["predicted"].costs(question, [shown._replace(running=0)], [cached], own)
+    (cost,) = POLICIES["predicted"].costs(question, [replace(shown, running=0)], [cached], own)
     assert cost == pytest.approx(predict(question, shown, cached, own).last_token_s)
 
 

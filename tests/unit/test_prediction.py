@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ TERM = dict(TERMS) | {"decode": decode}
 
 def stand(load: dict[str, Any], **own: Any) -> Standing:
     """A machine whose prompt tokens all take equally long."""
-    return standing_of(candidate(model_load(**load), **own), SETTINGS)._replace(attention_per_token=0.0)
+    return replace(standing_of(candidate(model_load(**load), **own), SETTINGS), attention_per_token=0.0)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def ranking(*loads: Any, question: Question = QUESTION, cached: tuple[int, ...] 
     members = {node(i): member(node(i), load) for i, load in enumerate(loads)}
     candidates = [Candidate(m, largest_context_tokens=4096) for m in machines_of("tiny", members)]
     for name, values in own.items():
-        candidates = [c._replace(**{name: value}) for c, value in zip(candidates, values, strict=True)]
+        candidates = [replace(c, **{name: value}) for c, value in zip(candidates, values, strict=True)]
     machines = [standing_of(each, SETTINGS) for each in candidates]
     return rank(question, machines, cached or (0,) * len(machines), (), PREDICTED, SETTINGS)
 
@@ -176,7 +177,7 @@ def test_ties(other: dict[str, Any], prompts_done_at_s: float, cached: int, expe
 def test_equal_machines_take_turns_and_the_memory_of_turns_is_bounded() -> None:
     same, rotation = ranking(*[model_load()] * 3), Rotation(turns_max=3)
     assert [rotation.pick(same, same.best()) for _ in range(7)] == [0, 1, 2, 0, 1, 2, 0]
-    rotation.pick(ranking(model_load(), question=QUESTION._replace(ask=ask(model="other"))), 0)
+    rotation.pick(ranking(model_load(), question=replace(QUESTION, ask=ask(model="other"))), 0)
     assert len(rotation._turns) == 3
 
 

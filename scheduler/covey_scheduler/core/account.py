@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 from covey_mesh.core.asking import Ask, AttemptReport
-from covey_mesh.core.facts import EngineState, PoolView, Task
+from covey_mesh.core.facts import EngineState, ModelLoad, PoolView, Task
 from covey_mesh.core.names import NodeId
 from covey_scheduler.core.clean_ask import PRIORITY_LOWEST
 from covey_scheduler.core.expectation import AnswerLengths
@@ -136,7 +137,7 @@ class PoolAccount:
             here = room.here(machine.candidate.machine.node_id, machine.load.running_limit)
             step_s = last_step_s(machine) if here.by_step else 0.0
             at_s = machine.prompts_done_at_s + step_s - here.ahead_s + ROUNDING_S
-            if at_s > now_s and not busy(question._replace(now_s=at_s), machine, settings, room):
+            if at_s > now_s and not busy(Question(smallest, 1, at_s), machine, settings, room):
                 later.append(at_s)
         return min(later, default=None)
 
@@ -228,13 +229,15 @@ class PoolAccount:
             while len(self._standings) > MODELS_CACHED_MAX:
                 self._standings.popitem(last=False)
         changed = self.inflight.changed.pop(model, NOBODY)
-        if self._failed_before or self.failures:
+        if self._failed_before or self.failures.times:
             changed = changed | self._failures_changed(model)
-        if self._loads:
+        if self._loads.all:
             changed = changed | self._loads.late(model, now_s)
-        seen = self._machines.machines(model, self.view)
-        if changed or standings.source is not seen.machines:
-            standings.refresh(seen, changed, partial(self._candidate, model, now_s))
+        if changed or standings.view is not self.view:
+            standings.view = self.view
+            seen = self._machines.machines(model, self.view)
+            if changed or standings.source is not seen.machines:
+                standings.refresh(seen, changed, partial(self._candidate, model, now_s))
         return standings
 
     def _failures_changed(self, model: str) -> set[NodeId]:
@@ -254,18 +257,27 @@ class PoolAccount:
             self._prefixes.evicted((machine.node_id, model), machine.generation, load.prefix_cache_evicted_tokens, held)
         # Made twice for each ask: what is nothing for nearly all machines is not worked out.
         node_id = machine.node_id
-        requests, tokens, done_at_s, counted, last_prompt_s = self.inflight.extra(node_id, model)
+        extra = self.inflight.extra(node_id, model)
+        done_at_s = extra.prompts_done_at_s
         if load.queued_prompt_tokens:
-            theirs_s = prompts_left_s(machine, load.running_requests + load.waiting_requests - counted)
+            theirs_s = prompts_left_s(machine, load.running_requests + load.waiting_requests - extra.counted)
             if theirs_s > 0:
                 done_at_s = max(done_at_s, self._seen_at_s) + theirs_s
-        failures = self.failures.count(node_id, model, now_s) if self.failures else 0
-        loading = self._policy.late_binding and (load.state is EngineState.STARTING or self._loads)
-        ready_at_s = self._loads.ready_at_s(model, machine, now_s) if loading else READY
-        held_blocks = self._prefixes.held_blocks(node_id, model, machine.generation)
         return Candidate(
-            machine, requests, tokens, done_at_s, failures, largest, held_blocks, ready_at_s, last_prompt_s
+            machine,
+            extra.requests,
+            extra.tokens,
+            done_at_s,
+            self.failures.count(node_id, model, now_s) if self.failures.times else 0,
+            largest,
+            self._prefixes.held_blocks(node_id, model, machine.generation),
+            self._ready_at_s(model, machine, load, now_s),
+            extra.last_prompt_s,
         )
+
+    def _ready_at_s(self, model: str, machine: Machine, load: ModelLoad, now_s: float) -> float:
+        loading = load.state is EngineState.STARTING or self._loads.all
+        return self._loads.ready_at_s(model, machine, now_s) if loading and self._policy.late_binding else READY
 
     def _expected_output(self, ask: Ask, machines: Sequence[Standing]) -> int:
         task = machines[0].load.task if machines else Task.GENERATE
@@ -290,4 +302,4 @@ def _with_ahead(machine: Standing, ahead_s: Mapping[NodeId, float], now_s: float
     seconds = ahead_s.get(machine.candidate.machine.node_id)
     if seconds is None:
         return machine
-    return machine._replace(prompts_done_at_s=max(machine.prompts_done_at_s, now_s) + seconds)
+    return replace(machine, prompts_done_at_s=max(machine.prompts_done_at_s, now_s) + seconds)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from covey_mesh.core.facts import ModelLoad, PoolView
 from covey_mesh.core.marks import mark_of
@@ -53,7 +52,8 @@ class Reservation:
         return self.known_mark
 
 
-class Extra(NamedTuple):
+@dataclass(slots=True)
+class Extra:
     """To add to a machine's report. `prompts_done_at_s`: when the prompts given to it will have been
     computed; `counted`: requests of the report that are ours; `last_prompt_s`: of the prompt given last."""
 
@@ -86,9 +86,10 @@ class _Place:
     report: tuple[int, int] | None = None
 
     def extra(self) -> Extra:
-        ended = max(0, self.counted - len(self.reported))
-        tokens = self.unreported_tokens - (self.ended_tokens if ended else 0)
-        requests = len(self.unreported) - ended
+        requests, tokens, ended = len(self.unreported), self.unreported_tokens, self.counted - len(self.reported)
+        if ended > 0:
+            requests -= ended
+            tokens -= self.ended_tokens
         return Extra(requests, tokens, self.prompts_done_at_s, self.counted, self.last_prompt_s)
 
 
@@ -309,31 +310,32 @@ class RecentFailures:
 
     def __init__(self, memory_s: float) -> None:
         self._memory_s = memory_s
-        self._times: OrderedDict[tuple[NodeId, str], deque[float]] = OrderedDict()
+        self.times: OrderedDict[tuple[NodeId, str], deque[float]] = OrderedDict()
+        """Changed by this class alone."""
 
     def __len__(self) -> int:
-        return len(self._times)
+        return len(self.times)
 
     def failed(self, node_id: NodeId, model: str, now_s: float) -> None:
-        times = self._times.setdefault((node_id, model), deque(maxlen=FAILURES_COUNTED_MAX))
+        times = self.times.setdefault((node_id, model), deque(maxlen=FAILURES_COUNTED_MAX))
         times.append(now_s)
-        self._times.move_to_end((node_id, model))
-        while len(self._times) > NODES_REMEMBERED_MAX:
-            self._times.popitem(last=False)
+        self.times.move_to_end((node_id, model))
+        while len(self.times) > NODES_REMEMBERED_MAX:
+            self.times.popitem(last=False)
 
     def succeeded(self, node_id: NodeId, model: str) -> None:
-        self._times.pop((node_id, model), None)
+        self.times.pop((node_id, model), None)
 
     def remembered(self, model: str) -> set[NodeId]:
         """Machines with a failure on record for this model."""
-        return {node_id for node_id, name in self._times if name == model}
+        return {node_id for node_id, name in self.times if name == model}
 
     def count(self, node_id: NodeId, model: str, now_s: float) -> int:
-        times = self._times.get((node_id, model))
+        times = self.times.get((node_id, model))
         if times is None:
             return 0
         while times and now_s - times[0] >= self._memory_s:
             times.popleft()
         if not times:
-            del self._times[node_id, model]
+            del self.times[node_id, model]
         return len(times)

@@ -61,10 +61,9 @@ def _candidate(
     # A report may include some of this gateway's own requests: count what it cannot include.
     unseen = max(0, own_in_flight.get(machine.node_id, 0) - load.running_requests)
     tokens = unseen * (ask.prompt_tokens + expected_output_tokens(ask, load.task, settings))
-    candidate = Candidate(machine, unseen, tokens, largest_context_tokens=largest)
     unseen_s = unseen * ask.prompt_tokens / machine.speeds.prefill_tokens_per_s
     theirs_s = prompts_left_s(machine, load.running_requests + load.waiting_requests)
-    return candidate._replace(prompts_done_at_s=theirs_s + unseen_s)
+    return Candidate(machine, unseen, tokens, theirs_s + unseen_s, largest_context_tokens=largest)
 
 
 def _ranking(ask: Ask, candidates: Sequence[Candidate], settings: SchedulerSettings) -> Ranking:

@@ -34,33 +34,34 @@ class Loads:
     """All loads that go on now, by model and machine."""
 
     def __init__(self) -> None:
-        self._loads: OrderedDict[tuple[str, NodeId], _Load] = OrderedDict()
+        self.all: OrderedDict[tuple[str, NodeId], _Load] = OrderedDict()
+        """Changed by this class alone."""
 
     def ready_at_s(self, model: str, machine: Machine, now_s: float) -> float:
         """When the machine should be ready for the model; READY if it is, or if nobody can say."""
         key, load = (model, machine.node_id), machine.load
         expected_s = 0.0 if load is None or load.state is not EngineState.STARTING else load.speeds.load_s
         if expected_s <= 0:
-            self._loads.pop(key, None)
+            self.all.pop(key, None)
             return READY
-        known = self._loads.get(key)
+        known = self.all.get(key)
         if known is None or known.generation != machine.generation:
             known = _Load(machine.generation, now_s, expected_s, now_s + expected_s)
         elif known.ready_at_s <= now_s:
             known = known._replace(ready_at_s=now_s + (now_s - known.noticed_s))
-        self._loads[key] = known
-        if len(self._loads) > LOADS_MAX:
-            self._loads.popitem(last=False)
+        self.all[key] = known
+        if len(self.all) > LOADS_MAX:
+            self.all.popitem(last=False)
         return known.ready_at_s
 
     def late(self, model: str, now_s: float) -> set[NodeId]:
         """Machines that should have been ready by now: to be asked about again."""
-        return {node_id for (each, node_id), load in self._loads.items() if each == model and load.ready_at_s <= now_s}
+        return {node_id for (each, node_id), load in self.all.items() if each == model and load.ready_at_s <= now_s}
 
     def keep_only(self, node_ids: Collection[NodeId]) -> None:
         """Forgets machines that are members no more."""
-        for key in [key for key in self._loads if key[1] not in node_ids]:
-            del self._loads[key]
+        for key in [key for key in self.all if key[1] not in node_ids]:
+            del self.all[key]
 
     def __len__(self) -> int:
-        return len(self._loads)
+        return len(self.all)

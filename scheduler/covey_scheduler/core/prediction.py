@@ -8,6 +8,7 @@ Not here: which machines may serve (filters.py) and which of the predictions win
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from covey_mesh.core.asking import Ask
@@ -16,8 +17,10 @@ from covey_scheduler.core.settings import SchedulerSettings
 from covey_scheduler.core.standing import Standing, failures_s, slot_s
 
 
-class Question(NamedTuple):
-    """One ask at one moment. `output_tokens`: expected of it; `turn`: counts decisions, for policies that rotate."""
+@dataclass(slots=True)
+class Question:
+    """One ask at one moment. `output_tokens`: expected of it; `turn`: counts decisions, for policies that rotate. Never
+    assigned to (see machine.Candidate)."""
 
     ask: Ask
     output_tokens: int

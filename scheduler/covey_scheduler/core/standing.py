@@ -4,16 +4,17 @@ each ask. Not here: anything that depends on the ask (prediction.py, policies/).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from covey_mesh.core.facts import ModelLoad
 from covey_scheduler.core.machine import Candidate, Machine
 from covey_scheduler.core.settings import SchedulerSettings
 
 
-class Standing(NamedTuple):
+@dataclass(slots=True)
+class Standing:
     """`prefill_s_per_token` is of a short prompt; seconds a token include the doubt about a speed that is only a prior.
-    `kv_tokens_held` is prompt and output."""
+    `kv_tokens_held` is prompt and output. Never assigned to (see Candidate)."""
 
     candidate: Candidate
     running: int

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from covey_mesh.core.asking import Ask
+from covey_mesh.core.facts import PoolView
 from covey_mesh.core.names import NodeId
 from covey_scheduler.core.filters import ESTIMATE_SLACK, Rejection, rejection_of
 from covey_scheduler.core.machine import Candidate, Machine, largest_context_tokens
@@ -26,6 +27,8 @@ class Standings:
         self._smallest = Ask(request_id="", attempt=0, model=model, prompt_tokens=0, max_output_tokens=1)
         self._settings = settings
         self.source: Sequence[Machine] = ()
+        self.view: PoolView | None = None
+        """The one that `source` is of; kept here for who refreshes."""
         self._rows: dict[NodeId, tuple[Machine, Standing | Rejection]] = {}
         self._passing: list[Standing] = []
         self._places: dict[NodeId, int] = {}
