@@ -154,7 +154,7 @@ def test_leaderless_choices_count_this_gateways_own_requests() -> None:
         return A, Decision(ask.request_id, ask.attempt, ask.model, 0, "gateway", SELF, Outcome.ASSIGNED, "test")
 
     pool = Pool(FakeMesh(leader=None))
-    pool.runner._choose_alone = choose
+    pool.runner._alone._choose = choose
     pool.submit()
     pool.submit()
     assert seen == [{}, {A: 1}]
@@ -428,9 +428,9 @@ def test_our_own_bug_costs_one_request_a_500_and_no_more(caplog: pytest.LogCaptu
     def broken(*_: object) -> tuple[NodeId | None, Decision]:
         raise ZeroDivisionError
 
-    real, pool.runner._choose_alone = pool.runner._choose_alone, broken
+    real, pool.runner._alone._choose = pool.runner._alone._choose, broken
     bad, _ = pool.submit()
-    pool.runner._choose_alone = real
+    pool.runner._alone._choose = real
     assert (bad.status, error_of(bad)["code"], bad.ended) == (500, "internal", 1)
     assert "bug in the request runner" in caplog.text
     pool.mesh.attempts[0].answer(b"{}")

@@ -16,7 +16,6 @@ from dataclasses import replace
 
 from covey_gateway.core import errors, offer
 from covey_gateway.core import request_events as ev
-from covey_gateway.core.alone_pace import AlonePace
 from covey_gateway.core.circuit import CircuitBreaker
 from covey_gateway.core.errors import GatewayError
 from covey_gateway.core.event_stream import TokenRatio
@@ -35,16 +34,16 @@ from covey_gateway.core.routing_fields import BYTES_PER_TOKEN, RoutingFields, re
 from covey_gateway.core.settings import RequestSettings
 from covey_gateway.core.sharded_request import ShardedRequest
 from covey_gateway.core.sharing import BATCH, UsersAhead, class_of, sharing_name
-from covey_gateway.core.waiting_line import CLOSED_S, WaitingLines, alone_full
-from covey_gateway.io.flight import Cancellable, Flight, Timers
+from covey_gateway.core.waiting_line import WaitingLines
+from covey_gateway.io.alone import Alone, ChooseAlone
+from covey_gateway.io.flight import Flight, Timers
 from covey_gateway.io.flight import Surroundings as FlightSurroundings
 from covey_gateway.io.refusal import Refusal
 from covey_gateway.io.sharded_flight import PartSurroundings, ShardedFlight
 from covey_gateway.io.straight import Straight, Straights
-from covey_mesh.core.asking import Answer, Ask, AttemptReport, Decision, GrantedWork, Outcome
+from covey_mesh.core.asking import Answer, Ask, AttemptReport, GrantedWork, Outcome
 from covey_mesh.core.ballot import Ballot
 from covey_mesh.core.exchange import ForwardedRequest, ResponseSink, Upstream
-from covey_mesh.core.facts import PoolView
 from covey_mesh.core.names import NodeId
 from covey_mesh.core.ports import LinkLoss, Mesh
 from covey_mesh.core.silence import may_hold_back
@@ -55,9 +54,6 @@ logger = logging.getLogger(__name__)
 
 OFFER_FRESH_S = 0.5
 """How long the list of models, read from the view, is used before it is read again."""
-
-ChooseAlone = Callable[[Ask, PoolView, Mapping[NodeId, int], Callable[[], float]], tuple[NodeId | None, Decision]]
-"""covey_scheduler.core.leaderless.choose_alone: (ask, view, own requests in flight, random numbers)."""
 
 
 class RequestRunner:
@@ -87,7 +83,6 @@ class RequestRunner:
         self._clock = self.now_s = clock
         self._jitter = jitter
         self._settings = settings
-        self._choose_alone = choose_alone
         self._new_id = new_id
         self._unix_clock = self.unix_s = unix_clock
         self._id_prefix = f"req-{mesh.self_id[:8]}-"
@@ -118,9 +113,8 @@ class RequestRunner:
         self._best_classes = best_classes or {}
         self._leader_heard_s = float("-inf")
         self._users_ahead = UsersAhead()
-        self._lines = WaitingLines(mesh.self_id, settings.in_flight_max)
-        self._line_timer: Cancellable | None = None
-        self._pace_alone = AlonePace()
+        lines = WaitingLines(mesh.self_id, settings.in_flight_max)
+        self._alone = Alone(mesh, clock, unix_clock, jitter, choose_alone, timers, lines, self._your_turn)
         self._starts = FairStarts[Flight]()
         self._draining = False
         self._empty = asyncio.Event()
@@ -433,52 +427,20 @@ class RequestRunner:
             if distrusted == leader and self._clock() < until_s:
                 return False
         self._straights.tell()
-        self._lines.left(ask.request_id)
+        self._alone.left(ask.request_id)
         ahead = self._users_ahead.for_leader(leader, ask, self._clock())
         return self._mesh.send(leader, replace(ask, user_ahead_tokens=ahead) if ahead else ask)
 
     def decide_alone(self, ask: Ask) -> ev.Assigned | ev.NoCandidate:
-        now_s = self._clock()
-        if self._lines.must_wait(ask, now_s):
-            return self._in_line(ask)
-        view = self._mesh.view()
-        full = alone_full(view, ask.model, self._in_flight) | self._pace_alone.too_fast(ask, now_s)
-        if full:
-            ask = replace(ask, excluded={**ask.excluded, **full})
-        chosen, decision = self._choose_alone(ask, view, self._in_flight, self._jitter)
-        decision = replace(decision, decided_at_unix_s=self._unix_clock())
-        if chosen is not None:
-            self._pace_alone.given(ask, chosen, view, now_s)
-            return ev.Assigned(ask.attempt, chosen, decision)
-        pause_s = CLOSED_S * (1 + 0.5 * self._jitter())
-        if not decision.turned_away and self._lines.nobody_has_room(ask, now_s, pause_s):
-            return self._in_line(ask, decision)
-        return ev.NoCandidate(ask.attempt, offer.standing(view, ask.model), decision)
+        return self._alone.decide(ask, self._in_flight)
 
-    # --- the line of those who wait while there is no leader -----------------------------------------------------
-
-    def _in_line(self, ask: Ask, decision: Decision | None = None) -> ev.NoCandidate:
-        self._plan_line()
-        return ev.NoCandidate(ask.attempt, ev.ModelStanding(known=True, hopeful=True), decision, in_line=True)
-
-    def _plan_line(self) -> None:
-        """The timer stands at the line's next call."""
-        if self._line_timer is not None:
-            self._line_timer.cancel()
-            self._line_timer = None
-        wake_at_s = self._lines.wake_at_s
-        if wake_at_s is not None:
-            self._line_timer = self.timers.call_later(max(0.0, wake_at_s - self._clock()), self._call_line)
-
-    def _call_line(self) -> None:
-        self._line_timer = None
-        for request_id, place_freed in self._lines.call(self._clock()):
-            flight = self._flights.get(request_id)
-            if flight is None:
-                self._lines.left(request_id)
-            else:
-                self._feed(flight, ev.YourTurn(place_freed))
-        self._plan_line()
+    def _your_turn(self, request_id: str, place_freed: bool) -> None:
+        """The line calls a request; one that is over leaves it."""
+        flight = self._flights.get(request_id)
+        if flight is None:
+            self._alone.left(request_id)
+        else:
+            self._feed(flight, ev.YourTurn(place_freed))
 
     def _note_grant(self, answer: Answer, model: str, now_s: float) -> None:
         """A machine that this gateway doubts is not granted to it."""
@@ -524,9 +486,8 @@ class RequestRunner:
         if leader is not None:
             self._mesh.send(leader, report)
         flight = self._flights.get(report.request_id)
-        if len(self._lines) and flight is not None and report.node_id is not None and not report.refused:
-            self._lines.place_freed(flight.machine.facts.model, self._clock())
-            self._plan_line()
+        if flight is not None and report.node_id is not None and not report.refused:
+            self._alone.place_freed(flight.machine.facts.model)
 
     def ask_timed_out(self, leader: NodeId) -> None:
         now_s = self._clock()
@@ -543,7 +504,7 @@ class RequestRunner:
 
     def landed(self, flight: Flight) -> None:
         self._flights.pop(flight.request_id, None)
-        self._lines.left(flight.request_id)
+        self._alone.left(flight.request_id)
         self.note_landing()
 
     def note_landing(self) -> None:
