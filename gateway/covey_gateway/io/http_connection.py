@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol, cast
 
 import httptools
@@ -23,17 +24,16 @@ from covey_gateway.core.errors import (
     request_timeout,
     unavailable,
 )
+from covey_gateway.core.front import IncomingRequest
 from covey_gateway.core.retrying import BufferBudget
 from covey_gateway.core.settings import HttpSettings
 from covey_gateway.io import http_head
 from covey_gateway.io.http_exchange import Exchange
-from covey_gateway.io.http_request import HttpRequest
+from covey_gateway.io.http_request import SMALL_BODY_BYTES, HttpRequest
 from covey_gateway.io.http_upload import Upload
+from covey_gateway.io.known_head import MISSES_MAX, KnownHead, known_head
 
 logger = logging.getLogger(__name__)
-
-SMALL_BODY_BYTES = 64 * 1024
-"""Bodies up to this size are not counted against the common budget."""
 
 
 class ConnectionOwner(Protocol):
@@ -43,10 +43,8 @@ class ConnectionOwner(Protocol):
     access: AccessPolicy
     bodies: BufferBudget
     draining: bool
-
-    def now_s(self) -> float: ...
-
-    def date_line(self) -> bytes: ...
+    date_line: bytes
+    now_s: Callable[[], float]
 
     def admit(self, connection: HttpConnection) -> bool:
         """False: too many connections."""
@@ -61,6 +59,9 @@ class ConnectionOwner(Protocol):
 
     def serve(self, exchange: Exchange) -> None: ...
 
+    def submit(self, exchange: Exchange, incoming: IncomingRequest) -> None:
+        """An engine's request whose head is known: what `serve` ends in."""
+
     def refused(self, error: GatewayError) -> None: ...
 
 
@@ -73,7 +74,8 @@ class HttpConnection(asyncio.Protocol):
         self.unix = unix
         self.local = unix
         self.host = ""
-        self._server = server
+        self.server = server
+        self._now_s = server.now_s
         self._parser = httptools.HttpRequestParser(self)
         self._reading: HttpRequest | None = None
         self._waiting: deque[HttpRequest] = deque()
@@ -83,6 +85,10 @@ class HttpConnection(asyncio.Protocol):
         self._reading_paused = False
         self._lost = False
         self._heard_s = server.now_s()
+        self._known: KnownHead | None = None
+        self._known_missed = 0
+        self._first_read: bytes | None = None
+        self._body_left = 0
         self.stalled_s: float | None = None
         self._stalled_bytes = 0
         self._linger_until_s: float | None = None
@@ -92,19 +98,38 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have the interface without the base class.
         self.transport = transport = cast(asyncio.Transport, transport)
-        settings = self._server.settings
+        settings = self.server.settings
         transport.set_write_buffer_limits(high=settings.write_high_bytes, low=settings.write_low_bytes)
         peer = transport.get_extra_info("peername")
         if not self.unix:
             self.host = str(peer[0]) if isinstance(peer, tuple) else ""
             self.local = is_loopback(self.host)
-        if not self._server.admit(self):
+        if not self.server.admit(self):
             self._reject(unavailable(Code.GATEWAY_FULL, "Too many connections are open. Close some, or retry.", 1))
 
     def data_received(self, data: bytes) -> None:
-        self._heard_s = self._server.now_s()
+        self._heard_s = self._now_s()
         if self._deaf:
             return
+        try:
+            if self._body_left:
+                data = self._take_known_body(data)
+                if not data:
+                    return
+            # Between two requests, the parser included: nothing begun, nothing owed.
+            if self._reading is None and self._exchange is None and not self._waiting:
+                known = self._known
+                if known is not None and self._serve_known(known, data):
+                    return
+                self._first_read = data
+        except Exception:
+            logger.exception("bug in the HTTP edge")
+            self.transport.abort()
+            return
+        self._parse(data)
+        self._first_read = None
+
+    def _parse(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -134,10 +159,10 @@ class HttpConnection(asyncio.Protocol):
         for request in (*self._waiting, *([self._reading] if self._reading else [])):
             self._give_back(request)
         self._waiting.clear()
-        self._server.gone(self)
+        self.server.gone(self)
 
     def pause_writing(self) -> None:
-        self.stalled_s = self._server.now_s()
+        self.stalled_s = self.server.now_s()
         self._stalled_bytes = self.transport.get_write_buffer_size()
         if self._exchange is not None and self._exchange.active is not None:
             self._exchange.active.pause()
@@ -165,37 +190,42 @@ class HttpConnection(asyncio.Protocol):
         request.header_bytes += len(name) + len(value) + 4
         if request.complete:
             # A trailer: read for the framing's sake alone.
-            if request.header_bytes > self._server.settings.header_bytes_max:
+            if request.header_bytes > self.server.settings.header_bytes_max:
                 self._refuse_now(request, headers_too_large())
-        elif request.header_count <= self._server.settings.header_count_max:
+        elif request.header_count <= self.server.settings.header_count_max:
             request.add_header(name, value)
 
     def on_headers_complete(self) -> None:
+        first_read, self._first_read = self._first_read, None
         if self._deaf:
             return
         request = self._current()
-        request.method = self._parser.get_method().decode("latin-1")
+        method = self._parser.get_method()
+        request.method = "POST" if method == b"POST" else method.decode("latin-1")
         request.version = self._parser.get_http_version()
         request.close = not self._parser.should_keep_alive() or self._parser.should_upgrade()
-        settings = self._server.settings
+        settings = self.server.settings
         request.complete, request.size = True, 0
+        request.read_lengths()
         try:
             request.read_url()
-            if request.chunked or (request.declared_length or 0) > SMALL_BODY_BYTES:
-                request.upload_bytes_max = self._server.upload_bytes_max(request)
+            if request.unbounded:
+                request.upload_bytes_max = self.server.upload_bytes_max(request)
             most = request.upload_bytes_max or settings.body_bytes_max
             request.check_framing(most, settings.header_count_max, settings.header_bytes_max)
         except GatewayError as error:
             self._refuse_now(request, error)
             return
         try:
-            self._server.check(self, request)
+            self.server.check(self, request)
         except GatewayError as error:
-            if request.expects_continue or request.chunked or (request.declared_length or 0) > SMALL_BODY_BYTES:
+            if request.expects_continue or request.unbounded:
                 self._refuse_now(request, error)
             else:
                 request.error = error
             return
+        if first_read is not None and request.route is None:
+            self._remember(first_read, request)
         if request.expects_continue and self._exchange is None and not self._waiting:
             self.transport.write(http_head.CONTINUE)
         if request.upload_bytes_max:
@@ -211,8 +241,8 @@ class HttpConnection(asyncio.Protocol):
         if request.upload is not None:
             self._take_upload(request.upload, request, body)
             return
-        if request.size > self._server.settings.body_bytes_max:
-            self._refuse_now(request, body_too_large(self._server.settings.body_bytes_max))
+        if request.size > self.server.settings.body_bytes_max:
+            self._refuse_now(request, body_too_large(self.server.settings.body_bytes_max))
         elif request.size > SMALL_BODY_BYTES and not self._take(request):
             message = "The gateway holds as many request bytes as it may. Retry after the time in Retry-After."
             self._refuse_now(request, unavailable(Code.GATEWAY_FULL, message, 1))
@@ -228,7 +258,7 @@ class HttpConnection(asyncio.Protocol):
             request.upload.end()
             return
         self._waiting.append(request)
-        settings = self._server.settings
+        settings = self.server.settings
         if len(self._waiting) > settings.pipelined_refused_at:
             self._reject(bad_http("too many pipelined requests"))
         elif len(self._waiting) >= settings.pipelined_max and not self._reading_paused:
@@ -238,18 +268,53 @@ class HttpConnection(asyncio.Protocol):
             self._deaf = True
         self._pump()
 
+    # --- a head that is known ----------------------------------------------------------------------------------------
+
+    def _remember(self, data: bytes, request: HttpRequest) -> None:
+        """For the next request: this one's head was admitted, and is the first thing in `data`."""
+        if self._known_missed >= MISSES_MAX:
+            return
+        self._known_missed += 1
+        self._known = known_head(data, request, self.server.access)
+
+    def _serve_known(self, known: KnownHead, data: bytes) -> bool:
+        """False: it is the parser's. The parser stands between two requests before, and so it does after."""
+        body_at = known.body_at(data)
+        if not body_at or known.access is not self.server.access or known.length > self.server.settings.body_bytes_max:
+            return False
+        missing = known.length - (len(data) - body_at)
+        if missing < 0:
+            return False
+        self._known_missed = 0
+        if missing:
+            self._reading = known.request.following(self._heard_s)
+            self._body_left = known.length
+            self._take_known_body(data[body_at:])
+            return True
+        head = known.request
+        exchange = self._exchange = Exchange(self, head, known.cors)
+        incoming = IncomingRequest(head.path, data[body_at:], head.user, known.priority, known.deadline_s)
+        self.server.submit(exchange, incoming)
+        if self.stalled_s is not None and exchange.active is not None:
+            exchange.active.pause()
+        return True
+
+    def _take_known_body(self, data: bytes) -> bytes:
+        """Returns what follows the body."""
+        piece = data[: self._body_left]
+        self._body_left -= len(piece)
+        if piece:
+            self.on_body(piece)
+        if not self._body_left:
+            self.on_message_complete()
+        return data[len(piece) :]
+
     # --- ExchangeOwner -----------------------------------------------------------------------------------------------
-
-    def date_line(self) -> bytes:
-        return self._server.date_line()
-
-    def closing(self) -> bool:
-        return self._server.draining
 
     def written(self) -> None:
         if self.stalled_s is None:
             return
-        if self.transport.get_write_buffer_size() > self._server.settings.unread_bytes_max:
+        if self.transport.get_write_buffer_size() > self.server.settings.unread_bytes_max:
             logger.warning("a reader that does not read was cut off")
             self.transport.abort()
 
@@ -259,17 +324,18 @@ class HttpConnection(asyncio.Protocol):
             exchange.request.upload.leave()
             if self._reading is exchange.request:
                 self._reading = None
-        self._give_back(exchange.request)
+        if exchange.request.taken:
+            self._give_back(exchange.request)
         if not keep:
             self._end()
-        elif not self._pumping:
+        elif (self._waiting or self._reading_paused) and not self._pumping:
             self._pump()
 
     # --- times, called by the server's sweep -------------------------------------------------------------------------
 
     def sweep(self, now_s: float) -> None:
         """Ends what takes too long. `now_s`: the server's clock."""
-        settings = self._server.settings
+        settings = self.server.settings
         if self._linger_until_s is not None:
             if now_s >= self._linger_until_s:
                 self.transport.abort()
@@ -279,7 +345,7 @@ class HttpConnection(asyncio.Protocol):
             self._sweep_reading(now_s, self._reading)
         elif self._exchange is None and not self._waiting:
             idle_s = now_s - self._heard_s
-            if idle_s > settings.idle_timeout_s or self._server.draining:
+            if idle_s > settings.idle_timeout_s or self.server.draining:
                 self.transport.close()
 
     def abort(self) -> None:
@@ -295,13 +361,13 @@ class HttpConnection(asyncio.Protocol):
         assert self.stalled_s is not None
         if unread < self._stalled_bytes:
             self.stalled_s = now_s
-        elif now_s - self.stalled_s > self._server.settings.reader_stall_s:
+        elif now_s - self.stalled_s > self.server.settings.reader_stall_s:
             logger.info("a client stopped reading: cut off")
             self.transport.abort()
         self._stalled_bytes = unread
 
     def _sweep_reading(self, now_s: float, request: HttpRequest) -> None:
-        settings = self._server.settings
+        settings = self.server.settings
         age_s = now_s - request.started_s
         if not request.complete:
             if age_s > settings.header_timeout_s:
@@ -347,18 +413,18 @@ class HttpConnection(asyncio.Protocol):
             return
         # httptools keeps an unfinished header to itself: count what came instead of what was delivered.
         request.size += received
-        if request.size > self._server.settings.header_bytes_max:
+        if request.size > self.server.settings.header_bytes_max:
             self._reject(headers_too_large())
 
     def _take(self, request: HttpRequest) -> bool:
         more = request.size - request.taken
-        if not self._server.bodies.take(more):
+        if not self.server.bodies.take(more):
             return False
         request.taken += more
         return True
 
     def _give_back(self, request: HttpRequest) -> None:
-        self._server.bodies.give_back(request.taken)
+        self.server.bodies.give_back(request.taken)
         request.taken = 0
         request.body = []
 
@@ -389,18 +455,18 @@ class HttpConnection(asyncio.Protocol):
                 self._start(self._waiting.popleft())
         finally:
             self._pumping = False
-        if self._reading_paused and len(self._waiting) < self._server.settings.pipelined_max and not self._lost:
+        if self._reading_paused and len(self._waiting) < self.server.settings.pipelined_max and not self._lost:
             self._reading_paused = False
             self.transport.resume_reading()
 
     def _start(self, request: HttpRequest) -> None:
-        origin = self._server.access.cors_origin(request.headers.get("origin", ""))
-        exchange = self._exchange = Exchange(self, request, origin)
+        origin = self.server.access.cors_origin(request.headers.get("origin", ""))
+        exchange = self._exchange = Exchange(self, request, http_head.cors_lines(origin))
         if request.error is not None:
-            self._server.refused(request.error)
+            self.server.refused(request.error)
             exchange.refuse(request.error, request.allow)
             return
-        self._server.serve(exchange)
+        self.server.serve(exchange)
         if self.stalled_s is not None and exchange.active is not None:
             exchange.active.pause()
 
@@ -413,7 +479,7 @@ class HttpConnection(asyncio.Protocol):
         self._waiting.clear()
         if self._lost or self.transport.is_closing():
             return
-        self._linger_until_s = self._server.now_s() + self._server.settings.linger_s
+        self._linger_until_s = self.server.now_s() + self.server.settings.linger_s
         if self.transport.can_write_eof():
             self.transport.write_eof()
         else:

@@ -21,6 +21,14 @@ JOINED_BYTES_MAX = 4096
 """Smaller chunks are copied into one buffer with their framing; larger ones are handed over as they are."""
 
 
+class AnsweringServer(Protocol):
+    """The server, as an exchange sees it."""
+
+    draining: bool
+    """True: no connection takes a further request."""
+    date_line: bytes
+
+
 class ExchangeOwner(Protocol):
     """The connection, as an exchange sees it."""
 
@@ -28,10 +36,8 @@ class ExchangeOwner(Protocol):
     stalled_s: float | None
     """Since when the transport has not been able to write; None: it is."""
 
-    def date_line(self) -> bytes: ...
-
-    def closing(self) -> bool:
-        """True if this connection takes no further request (drain)."""
+    @property
+    def server(self) -> AnsweringServer: ...
 
     def written(self) -> None:
         """Body bytes were handed to the transport: check for a reader that does not read."""
@@ -56,11 +62,11 @@ class Exchange:
         "task",
     )
 
-    def __init__(self, owner: ExchangeOwner, request: HttpRequest, cors_origin: str) -> None:
+    def __init__(self, owner: ExchangeOwner, request: HttpRequest, cors_lines: bytes) -> None:
         self._owner = owner
         self.request = request
         self._chunked = request.version != "1.0"
-        self._cors = http_head.cors_lines(cors_origin)
+        self._cors = cors_lines
         self._head: AnswerHead | None = None
         self._held: bytes | None = None
         self._started = False
@@ -82,9 +88,14 @@ class Exchange:
     def data(self, chunk: bytes) -> None:
         if self._done or not chunk:
             return
+        owner = self._owner
         if self._started:
-            self._write_chunk(chunk)
-            if self._owner.stalled_s is None:
+            size = len(chunk)
+            if self._chunked and size <= JOINED_BYTES_MAX:
+                owner.transport.write(b"%x\r\n%b\r\n" % (size, chunk))
+            else:
+                self._write_chunk(chunk)
+            if owner.stalled_s is None:
                 return
         elif self._head is not None and self._head.content_type.startswith(EVENT_STREAM):
             self._start()
@@ -95,7 +106,7 @@ class Exchange:
             self._start()
             self._write_chunk(self._held + chunk)
             self._held = None
-        self._owner.written()
+        owner.written()
 
     def end(self, failure: Failure | None) -> None:
         if self._done:
@@ -104,20 +115,36 @@ class Exchange:
             self._end_broken(failure)
         elif not self._started:
             assert self._head is not None, "an answer ended before its head"
-            lines = http_head.answer_lines(self._head)
-            self._whole(self._head.status, lines, self._held or b"")
+            self.whole(self._head, self._held or b"")
         else:
             self._end_whole()
 
     def whole(self, head: AnswerHead, body: bytes) -> None:
-        self._whole(head.status, http_head.answer_lines(head), body)
+        if self._done:
+            return
+        owner, request = self._owner, self.request
+        server = owner.server
+        if head.status != 200 or server.draining or request.close or not self._chunked:
+            self._whole(head.status, http_head.start(head), body)
+            return
+        start, size = http_head.start(head), len(body)
+        if size <= JOINED_BYTES_MAX:
+            lines = b"%b%b%bcontent-length: %d\r\n\r\n%b" % (start, server.date_line, self._cors, size, body)
+            owner.transport.write(lines)
+        else:
+            lines = b"%b%b%bcontent-length: %d\r\n\r\n" % (start, server.date_line, self._cors, size)
+            owner.transport.writelines((lines, body))
+        self._started = self._done = True
+        self.active = None
+        owner.finished(self, True)
 
     # --- whole answers -----------------------------------------------------------------------------------------------
 
     def page(self, response: PlainResponse) -> None:
         """A page's answer."""
         pairs = (("content-type", response.content_type), *response.headers)
-        self._whole(response.status, http_head.header_lines(pairs), response.body)
+        start = http_head.status_line(response.status) + http_head.header_lines(pairs)
+        self._whole(response.status, start, response.body)
 
     def open_page(self, response: PlainResponse) -> None:
         """The head of a page whose body follows in pieces; with a HEAD request that is all."""
@@ -168,7 +195,8 @@ class Exchange:
             pairs.append(("www-authenticate", "Bearer"))
         if allow:
             pairs.append(("allow", allow))
-        self._whole(error.status, http_head.header_lines(pairs), error.body())
+        start = http_head.status_line(error.status) + http_head.header_lines(pairs)
+        self._whole(error.status, start, error.body())
 
     def abandon(self) -> None:
         """The client is gone: stop whatever works for it. Nothing is written any more."""
@@ -182,15 +210,14 @@ class Exchange:
 
     @property
     def _last(self) -> bool:
-        return self.request.close or self.request.unread or self._owner.closing()
+        return self.request.close or self.request.unread or self._owner.server.draining
 
     def _start(self) -> None:
         assert self._head is not None, "data before the head"
         self._started = True
         last = self._last or not self._chunked
         self._owner.transport.write(
-            http_head.status_line(self._head.status)
-            + http_head.answer_lines(self._head)
+            http_head.start(self._head)
             + self._common(last)
             + (http_head.STREAM_HEADERS if self._head.content_type.startswith(EVENT_STREAM) else b"")
             + (http_head.CHUNKED if self._chunked else b"")
@@ -206,14 +233,14 @@ class Exchange:
         else:
             transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
 
-    def _whole(self, status: int, lines: bytes, body: bytes) -> None:
+    def _whole(self, status: int, start: bytes, body: bytes) -> None:
         if self._done:
             return
         self._started = True
         last = self._last
         bodiless = status in (204, 304)
         length = b"" if bodiless else b"content-length: %d\r\n" % len(body)
-        head = http_head.status_line(status) + lines + self._common(last) + length + b"\r\n"
+        head = start + self._common(last) + length + b"\r\n"
         if bodiless or self.request.method == "HEAD":
             body = b""
         if len(body) <= JOINED_BYTES_MAX:
@@ -224,7 +251,7 @@ class Exchange:
 
     def _common(self, last: bool) -> bytes:
         staying = b"" if self.request.version != "1.0" else http_head.KEEP_ALIVE
-        return self._owner.date_line() + self._cors + (http_head.CLOSE if last else staying)
+        return self._owner.server.date_line + self._cors + (http_head.CLOSE if last else staying)
 
     def _end_whole(self) -> None:
         """What was promised by the framing is there."""

@@ -43,21 +43,39 @@ def header_lines(pairs: Iterable[tuple[str, str]]) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def _who(node_id: str, node_name: str, model: str) -> str:
+def _who(node_id: str, node_name: str, model: str, attempts: int) -> bytes:
     lines = (("x-covey-node", node_name), ("x-covey-node-id", node_id), ("x-covey-model", model))
-    return header_lines((name, value) for name, value in lines if value).decode("ascii")
+    named = header_lines((name, value) for name, value in lines if value)
+    return b"%bx-covey-attempts: %d\r\n" % (named, attempts)
 
 
-def answer_lines(head: AnswerHead) -> bytes:
-    """content-type and everything that tells where the answer came from."""
-    parts = f"x-covey-parts: {head.parts}\r\n" if head.parts else ""
-    who = _who(head.node_id or "", head.node_name, head.model)
-    retry = f"retry-after: {head.retry_after_s}\r\n" if head.retry_after_s else ""
-    why = f"x-covey-why: {clean(head.why)}\r\n" if head.why else ""
-    return (
-        f"content-type: {clean(head.content_type)}\r\nx-request-id: {clean(head.request_id)}\r\n"
-        f"{who}x-covey-attempts: {head.attempts}\r\n{parts}{why}{retry}"
-    ).encode("ascii")
+@lru_cache(maxsize=256)
+def _line(name: str, value: str) -> bytes:
+    return header_lines(((name, value),))
+
+
+@lru_cache(maxsize=256)
+def _first_lines(status: int, content_type: str) -> bytes:
+    return status_line(status) + header_lines((("content-type", content_type),))
+
+
+def start(head: AnswerHead) -> bytes:
+    """Status line, content-type and everything that tells where the answer came from."""
+    request_id = head.request_id
+    if not (request_id.isascii() and request_id.isprintable()):
+        request_id = clean(request_id)
+    return b"%b%bx-request-id: %b\r\n%b%b" % (
+        _first_lines(head.status, head.content_type),
+        _who(head.node_id or "", head.node_name, head.model, head.attempts),
+        request_id.encode("ascii"),
+        _line("x-covey-why", head.why) if head.why else b"",
+        _seldom(head) if head.parts or head.retry_after_s else b"",
+    )
+
+
+def _seldom(head: AnswerHead) -> bytes:
+    parts = b"x-covey-parts: %d\r\n" % head.parts if head.parts else b""
+    return parts + (b"retry-after: %d\r\n" % head.retry_after_s if head.retry_after_s else b"")
 
 
 def cors_lines(origin: str) -> bytes:

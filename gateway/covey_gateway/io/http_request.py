@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import httptools
 
 from covey_gateway.core.errors import Code, GatewayError, bad_http, body_too_large, headers_too_large, invalid_field
 from covey_gateway.core.front import DEADLINE_MS_MAX
+from covey_gateway.core.pages import Route
+from covey_gateway.core.paths import ENGINE_PATHS
 from covey_gateway.core.sharing import CLASSES
 from covey_gateway.io.http_upload import Upload
 
@@ -15,35 +15,74 @@ SMALL_PIECE_BYTES = 4096
 """Pieces of a body below this are put together as they come: a piece of its own costs some 60 bytes, and a body in
 chunks of two bytes would take thirty times its size."""
 
+SMALL_BODY_BYTES = 64 * 1024
+"""Bodies up to this size are not counted against the common budget."""
 
-@dataclass(slots=True)
+SINGLE = {"content-length", "host", "transfer-encoding"}
+"""Headers of which two would be ambiguous."""
+
+_ENGINE_TARGETS = {path.encode(): path for path in ENGINE_PATHS}
+
+
+NAMES_MAX = 512
+NAME_BYTES_MAX = 64
+_names: dict[bytes, str] = {}
+"""Header names as they came -> in lower case; bounded by the two above."""
+
+
 class HttpRequest:
-    """`error` is what this request gets instead of service; `close` ends the connection after its answer."""
+    """`error` is what this request gets instead of service; `close` ends the connection after its answer.
 
-    started_s: float
-    url: bytes = b""
-    method: str = ""
-    version: str = "1.1"
-    path: str = ""
-    query: str = ""
-    headers: dict[str, str] = field(default_factory=dict)
-    repeated: set[str] = field(default_factory=set)
-    header_count: int = 0
-    header_bytes: int = 0
-    body: list[bytes | bytearray] = field(default_factory=list)
-    size: int = 0
-    taken: int = 0
-    complete: bool = False
-    close: bool = False
-    user: str = ""
-    error: GatewayError | None = None
-    allow: str = ""
-    upload_bytes_max: int = 0
-    upload: Upload | None = None
+    `length` is the body's where the head declares it, `route` and `tail` the page that serves it (None: an engine).
+    """
+
+    __slots__ = (
+        "allow", "body", "chunked", "close", "complete", "error", "header_bytes", "header_count", "headers", "length",
+        "method", "path", "query", "repeated", "route", "size", "started_s", "tail", "taken", "upload",
+        "upload_bytes_max", "url", "user", "version",
+    )  # fmt: skip
+
+    def __init__(self, started_s: float) -> None:
+        self.started_s = started_s
+        self.url = b""
+        self.method = ""
+        self.version = "1.1"
+        self.path = ""
+        self.query = ""
+        self.headers: dict[str, str] = {}
+        self.repeated: set[str] | None = None
+        self.header_count = 0
+        self.header_bytes = 0
+        self.length: int | None = None
+        self.chunked = False
+        self.body: list[bytes | bytearray] = []
+        self.size = 0
+        self.taken = 0
+        self.complete = False
+        self.close = False
+        self.user = ""
+        self.error: GatewayError | None = None
+        self.allow = ""
+        self.route: Route | None = None
+        self.tail = ""
+        self.upload_bytes_max = 0
+        self.upload: Upload | None = None
+
+    def following(self, started_s: float) -> HttpRequest:
+        """A request for an engine with this one's head, whose body is still to come."""
+        request = HttpRequest(started_s)
+        request.method, request.version, request.user = self.method, self.version, self.user
+        request.path, request.query = self.path, self.query
+        request.headers = self.headers
+        request.complete = True
+        return request
 
     def add_header(self, name: bytes, value: bytes) -> None:
-        key, headers = name.decode("latin-1").lower(), self.headers
+        headers = self.headers
+        key = _names.get(name) or known_name(name)
         if key in headers:
+            if self.repeated is None:
+                self.repeated = set()
             self.repeated.add(key)
             headers[key] += ", " + value.decode("latin-1")
         else:
@@ -73,17 +112,23 @@ class HttpRequest:
         return self.headers.get("expect", "").lower() == "100-continue" and self.version != "1.0"
 
     @property
-    def declared_length(self) -> int | None:
-        length = self.headers.get("content-length")
-        return int(length) if length is not None and length.isascii() and length.isdigit() else None
+    def unbounded(self) -> bool:
+        """True if the body is, or may become, more than a small one."""
+        return self.chunked or (self.length is not None and self.length > SMALL_BODY_BYTES)
 
-    @property
-    def chunked(self) -> bool:
-        return "transfer-encoding" in self.headers
+    def read_lengths(self) -> None:
+        """From the headers: how the body's end is told."""
+        length = self.headers.get("content-length")
+        if length is not None and length.isascii() and length.isdigit():
+            self.length = int(length)
+        self.chunked = "transfer-encoding" in self.headers
 
     def read_url(self) -> None:
         """Splits path and query; origin form, or absolute form as proxies send it. Raises GatewayError."""
         target = self.url
+        self.path = _ENGINE_TARGETS.get(target, "")
+        if self.path:
+            return
         if not target.startswith(b"/"):
             try:
                 parsed = httptools.parse_url(target)
@@ -104,11 +149,11 @@ class HttpRequest:
             raise bad_http("it has both Content-Length and Transfer-Encoding")
         if self.chunked and (headers["transfer-encoding"].strip().lower() != "chunked" or self.version == "1.0"):
             raise bad_http("the only Transfer-Encoding understood is chunked, in HTTP/1.1")
-        if self.repeated & {"content-length", "host", "transfer-encoding"}:
+        if self.repeated is not None and self.repeated & SINGLE:
             raise bad_http("a header that must be single is repeated")
         if self.version != "1.0" and "host" not in headers:
             raise bad_http("the Host header is missing")
-        if self.declared_length is not None and self.declared_length > body_bytes_max:
+        if self.length is not None and self.length > body_bytes_max:
             raise body_too_large(body_bytes_max)
         if "expect" in headers and headers["expect"].lower() != "100-continue":
             raise GatewayError(417, Code.EXPECTATION_FAILED, "Only `Expect: 100-continue` is understood.")
@@ -128,3 +173,11 @@ class HttpRequest:
         if given and given not in CLASSES:
             raise invalid_field("x-covey-priority must be interactive, normal or batch", "x-covey-priority")
         return CLASSES.get(given)
+
+
+def known_name(name: bytes) -> str:
+    """A header's name in lower case, remembered while there is room."""
+    key = name.decode("latin-1").lower()
+    if len(_names) < NAMES_MAX and len(name) <= NAME_BYTES_MAX:
+        _names[name] = key
+    return key

@@ -65,13 +65,13 @@ class HttpServer:
         self._routes = routes
         self._observer = observer
         self.now_s = clock
+        self.date_line = date_line()
         self._connections: set[HttpConnection] = set()
         self._shares: Counter[str] = Counter()
         self._nobody = asyncio.Event()
         self._nobody.set()
         self._servers: list[asyncio.Server] = []
         self._sweeper: asyncio.TimerHandle | None = None
-        self._date = (0, b"")
         self._tasks: set[asyncio.Task[None]] = set()
         self.set_keys(keys)
 
@@ -160,17 +160,12 @@ class HttpServer:
 
     def look_over(self) -> None:
         """End what takes too long; runs by itself every SWEEP_S."""
+        self.date_line = date_line()
         now_s = self.now_s()
         for connection in list(self._connections):
             connection.sweep(now_s)
 
     # --- ConnectionOwner ---------------------------------------------------------------------------------------------
-
-    def date_line(self) -> bytes:
-        second = int(time.time())
-        if self._date[0] != second:
-            self._date = (second, f"date: {email.utils.formatdate(second, usegmt=True)}\r\n".encode("ascii"))
-        return self._date[1]
 
     def admit(self, connection: HttpConnection) -> bool:
         self._connections.add(connection)
@@ -213,6 +208,8 @@ class HttpServer:
     def check(self, connection: HttpConnection, request: HttpRequest) -> None:
         """Raises GatewayError 401, 403, 404 or 405."""
         found = self._routes.find(request.method, request.path)
+        if found is not None:
+            request.route, request.tail = found
         access = found[0].access if found else Access.KEYED
         if request.method == "OPTIONS":
             # A browser's preflight carries no key.
@@ -249,17 +246,19 @@ class HttpServer:
 
     def serve(self, exchange: Exchange) -> None:
         request = exchange.request
-        found = self._routes.find(request.method, request.path)
-        if found is not None:
-            self._serve_page(exchange, *found)
+        if request.route is not None:
+            self._serve_page(exchange, request.route, request.tail)
         elif request.method == "OPTIONS":
             exchange.page(self._preflight(request))
         else:
-            self._submit(exchange)
+            self._read_fields(exchange)
+
+    def submit(self, exchange: Exchange, incoming: IncomingRequest) -> None:
+        exchange.active = self._door.submit(incoming, exchange)
 
     # --- answering ---------------------------------------------------------------------------------------------------
 
-    def _submit(self, exchange: Exchange) -> None:
+    def _read_fields(self, exchange: Exchange) -> None:
         request = exchange.request
         try:
             deadline_s, priority = request.deadline_s(), request.priority()
@@ -267,8 +266,7 @@ class HttpServer:
             self.refused(error)
             exchange.refuse(error)
             return
-        incoming = IncomingRequest(request.path, request.take_body(), request.user, priority, deadline_s)
-        exchange.active = self._door.submit(incoming, exchange)
+        self.submit(exchange, IncomingRequest(request.path, request.take_body(), request.user, priority, deadline_s))
 
     def _preflight(self, request: HttpRequest) -> PlainResponse:
         headers = [("allow", request.allow)]
@@ -349,6 +347,11 @@ class _Flow:
 
     def resume(self) -> None:
         self.free.set()
+
+
+def date_line() -> bytes:
+    """The header; made anew with each sweep, so it is late by a sweep at most."""
+    return f"date: {email.utils.formatdate(time.time(), usegmt=True)}\r\n".encode("ascii")
 
 
 def own_names() -> tuple[str, ...]:
