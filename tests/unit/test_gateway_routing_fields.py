@@ -164,3 +164,42 @@ def test_escapes_lower_the_lower_bound() -> None:
     escaped = read_routing_fields(json.dumps({"prompt": text}).encode(), COMPLETION)
     assert plain.prompt_tokens_least == 99
     assert escaped.prompt_tokens_least == 16
+
+
+@pytest.mark.parametrize("context_tokens", [0, 1, 99, 100, 101])
+@pytest.mark.parametrize("extra", [{}, {"truncate_prompt_tokens": 10}, {"prompt": ["a" * 6400]}])
+def test_what_may_fit_is_all_but_what_is_above_the_lower_bound(context_tokens: int, extra: dict[str, object]) -> None:
+    fields = read_routing_fields(json.dumps({"prompt": "a" * (64 * 100 - 2), **extra}).encode(), COMPLETION)
+    assert fields.may_fit(context_tokens) is not (0 < context_tokens < fields.prompt_tokens_least)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "token_ids", "batch", "units"),
+    [
+        (' [ "a" , "b" ]', 0, True, 2),
+        ("[ 1, 2 ]", 2, False, 1),
+        ("[\n[1], [2, 3] ]", 3, True, 3),
+        ("[ ]", 0, False, 1),
+        ("null", 0, False, 1),
+        ("7", 0, False, 1),
+        ("{}", 0, False, 1),
+    ],
+)
+def test_prompts_of_every_shape(prompt: str, token_ids: int, batch: bool, units: int) -> None:
+    fields = read_routing_fields(f'{{"prompt": {prompt}}}'.encode(), COMPLETION)
+    assert (fields.token_ids, fields.batch, fields.units_most) == (token_ids, batch, units)
+
+
+def test_the_prompt_is_in_the_order_of_a_template() -> None:
+    body = (
+        b'{"messages": ["c"], "system": "b", "tools": ["a"], "prompt": "not this", "user": 7, "service_tier": "flex"}'
+    )
+    fields = read_routing_fields(body, CHAT)
+    assert fields.prompt == b'["a"]"b"["c"]'
+    assert (fields.user, fields.service_tier) == (b"7", b'"flex"')
+
+
+def test_of_several_wrong_bounds_the_newest_name_is_told() -> None:
+    with pytest.raises(GatewayError) as caught:
+        read_routing_fields(b'{"max_tokens": -1, "max_completion_tokens": -2, "max_output_tokens": -3}', CHAT)
+    assert caught.value.param == "max_completion_tokens"

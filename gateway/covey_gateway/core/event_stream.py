@@ -129,6 +129,9 @@ class TokenRatio:
         if prompt_tokens <= 0 or prompt_bytes <= 0:
             return
         sample = min(self.LARGEST, max(self.SMALLEST, prompt_bytes / prompt_tokens))
-        if model not in self._ratios and len(self._ratios) >= self.MODELS_MAX:
-            del self._ratios[next(iter(self._ratios))]
-        self._ratios[model] = self.of(model) + self.WEIGHT * (sample - self.of(model))
+        before = self._ratios.get(model)
+        if before is None:
+            if len(self._ratios) >= self.MODELS_MAX:
+                del self._ratios[next(iter(self._ratios))]
+            before = self._initial
+        self._ratios[model] = before + self.WEIGHT * (sample - before)

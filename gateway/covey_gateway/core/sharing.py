@@ -30,14 +30,18 @@ def sharing_name(owner: str, machine: NodeId, user_field: bytes) -> str:
     if owner:
         return owner
     name = f"local:{machine[:16]}"
-    return f"{name}/{blake2b(user_field, digest_size=8).hexdigest()}" if user_field not in (b"", b"null") else name
+    if not user_field or user_field == b"null":
+        return name
+    return f"{name}/{blake2b(user_field, digest_size=8).hexdigest()}"
 
 
 def class_of(asked: int | None, service_tier: bytes, best: int) -> int:
     """`asked` by header or metadata (None: not), which `service_tier` (raw JSON) stands in for; never better than
     `best`, what the key may use."""
-    wanted = SERVICE_TIERS.get(service_tier, NORMAL) if asked is None else asked
-    return max(wanted, best)
+    wanted = asked
+    if wanted is None:
+        wanted = SERVICE_TIERS.get(service_tier, NORMAL) if service_tier else NORMAL
+    return wanted if wanted > best else best
 
 
 class UsersAhead:
