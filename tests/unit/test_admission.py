@@ -294,3 +294,48 @@ def test_a_running_attempt_that_is_superseded_leaves_no_room_in_the_line() -> No
     verdict = offer(door, "a", attempt=2)
     assert verdict.failure is not None
     assert verdict.superseded is not None, "it is over all the same"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_common_case_decides_as_the_general_one(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ATTEMPTS_REMEMBERED", 30)
+    dice = random.Random(seed)
+    common, general = (admission(running=6, waiting=3, kv=1_000, context=600) for _ in range(2))
+    tickets: list[tuple[Ticket, Ticket]] = []
+    for number in range(600):
+        if tickets and dice.random() < 0.5:
+            pair = tickets.pop(dice.randrange(len(tickets)))
+            output = dice.choice((0, 1, 50, 700))
+            for door, ticket in zip((common, general), pair, strict=True):
+                door.progressed(ticket, output)
+            freed = [[t.request_id for t in d.release(t)] for d, t in zip((common, general), pair, strict=True)]
+            assert freed[0] == freed[1], (seed, number)
+        name, attempt = f"r{dice.randrange(60)}", dice.randrange(4)
+        asked = {"prompt": dice.choice((1, 90, 400, 900, 1500)), "output": dice.choice((0, 5, 300, 5000))}
+        one = offer(common, name, attempt=attempt, **asked)
+        two = general.decide(name, attempt, asked["prompt"], asked["output"], 100, 0.0, True)
+        assert (one.failure, one.superseded is None) == (two.failure, two.superseded is None), (seed, number)
+        if one.superseded is not None and two.superseded is not None:
+            tickets = [pair for pair in tickets if pair[0] is not one.superseded]
+            common.release(one.superseded)
+            general.release(two.superseded)
+        if one.ticket is not None and two.ticket is not None:
+            tickets.append((one.ticket, two.ticket))
+        assert (one.ticket and vars_of(one.ticket)) == (two.ticket and vars_of(two.ticket)), (seed, number)
+        assert state_of(common) == state_of(general), (seed, number)
+
+
+def vars_of(ticket: Ticket) -> tuple[object, ...]:
+    return (
+        ticket.request_id,
+        ticket.attempt,
+        ticket.place,
+        ticket.prompt_tokens,
+        ticket.expected_output_tokens,
+        ticket.reserved_tokens,
+        ticket.mark,
+    )
+
+
+def state_of(door: Admission) -> tuple[object, ...]:
+    return (door.running, door.waiting, door.running_limit, door.kv_tokens_free, door.queued_tokens, door.marks)

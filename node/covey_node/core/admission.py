@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field
 
 from covey_mesh.core.exchange import Failure, FailureCode
 from covey_mesh.core.frozen import frozen
@@ -36,6 +35,7 @@ ATTEMPTS_REMEMBERED = 4096
 EXPECTED_OUTPUT_TOKENS_FIRST = 256
 EXPECTED_OUTPUT_HEADROOM = 1.5
 EXPECTED_OUTPUT_DECAY = 0.95
+_NEWEST_SHARE = 1 - EXPECTED_OUTPUT_DECAY
 RESERVED_TOKENS_FIRST = 512
 """What a request is taken to reserve before the first was seen."""
 
@@ -63,23 +63,45 @@ class Place(enum.Enum):
     GONE = "gone"
 
 
-@dataclass(eq=False, slots=True)
+_WAITING, _RUNNING, _GONE = Place.WAITING, Place.RUNNING, Place.GONE
+
+
 class Ticket:
     """One admitted attempt. Counts are tokens; `reserved_tokens` is held from admission to release while RUNNING.
     `prompt_due_s`: when its prompt should have been computed, once it was asked for."""
 
-    request_id: str
-    attempt: int
-    prompt_tokens: int
-    expected_output_tokens: int
-    reserved_tokens: int
-    body_bytes: int
-    since_s: float
-    streaming: bool = True
-    mark: int = 0
-    place: Place = Place.WAITING
     output_tokens: int = 0
     prompt_due_s: float | None = None
+    _mark: int = 0
+
+    def __init__(
+        self,
+        request_id: str,
+        attempt: int,
+        prompt_tokens: int,
+        expected_output_tokens: int,
+        reserved_tokens: int,
+        body_bytes: int,
+        since_s: float,
+        streaming: bool,
+        place: Place,
+    ) -> None:
+        self.request_id = request_id
+        self.attempt = attempt
+        self.prompt_tokens = prompt_tokens
+        self.expected_output_tokens = expected_output_tokens
+        self.reserved_tokens = reserved_tokens
+        self.body_bytes = body_bytes
+        self.since_s = since_s
+        self.streaming = streaming
+        self.place = place
+
+    @property
+    def mark(self) -> int:
+        """Worked out for those that a report finds here: most are gone before."""
+        if not self._mark:
+            self._mark = mark_of(self.request_id, self.attempt)
+        return self._mark
 
     @property
     def queued_tokens(self) -> int:
@@ -97,21 +119,16 @@ class Verdict:
     superseded: Ticket | None = None
 
 
-@dataclass(slots=True)
-class _Lines:
-    running: set[Ticket] = field(default_factory=set)
-    waiting: deque[Ticket] = field(default_factory=deque)
-    waiting_bytes: int = 0
-    reserved_tokens: int = 0
-
-
 class Admission:
     """Admits attempts to one engine; every ticket given out comes back through `release` exactly once."""
 
     def __init__(self, bounds: Bounds, meter: Meter) -> None:
         self.bounds = bounds
         self._meter = meter
-        self._lines = _Lines()
+        self._running: set[Ticket] = set()
+        self._waiting: deque[Ticket] = deque()
+        self._waiting_bytes = 0
+        self._reserved_tokens = 0
         self._live: dict[str, Ticket] = {}
         self._attempts: OrderedDict[str, int] = OrderedDict()
         self._mean_output_tokens = EXPECTED_OUTPUT_TOKENS_FIRST / EXPECTED_OUTPUT_HEADROOM
@@ -125,11 +142,11 @@ class Admission:
 
     @property
     def running(self) -> int:
-        return len(self._lines.running)
+        return len(self._running)
 
     @property
     def waiting(self) -> int:
-        return len(self._lines.waiting)
+        return len(self._waiting)
 
     @property
     def running_limit(self) -> int:
@@ -141,7 +158,7 @@ class Admission:
     @property
     def kv_tokens_free(self) -> int:
         """Not reserved; 0 where the capacity is unknown."""
-        return max(0, self.bounds.kv_tokens - self._lines.reserved_tokens)
+        return max(0, self.bounds.kv_tokens - self._reserved_tokens)
 
     @property
     def queued_tokens(self) -> int:
@@ -168,6 +185,38 @@ class Admission:
             left += ticket.prompt_tokens if due_s is None or now_s < due_s else 0
         return left
 
+    def admit(
+        self,
+        request_id: str,
+        attempt: int,
+        prompt_tokens: int,
+        max_output_tokens: int,
+        body_bytes: int,
+        now_s: float,
+        streaming: bool,
+    ) -> Ticket | None:
+        """The common case of `offer`, with the same outcome as `decide`: a request not seen before, with room for it to
+        run at once. None: nothing was decided."""
+        bounds = self.bounds
+        if self._waiting or request_id in self._attempts or len(self._running) >= bounds.running:
+            return None
+        expected = self._expected(prompt_tokens, max_output_tokens)
+        reserved, kv_tokens = prompt_tokens + expected, bounds.kv_tokens
+        if kv_tokens and self._reserved_tokens + reserved > kv_tokens:
+            return None
+        if request_id in self._live:  # for longer than others are remembered
+            return None
+        attempts = self._attempts
+        attempts[request_id] = attempt
+        if len(attempts) > ATTEMPTS_REMEMBERED:
+            attempts.popitem(last=False)
+        ticket = Ticket(request_id, attempt, prompt_tokens, expected, reserved, body_bytes, now_s, streaming, _RUNNING)
+        self._live[request_id] = ticket
+        self._running.add(ticket)
+        self._reserved_tokens += reserved
+        self._mean_reserved_tokens = self._mean_reserved_tokens * EXPECTED_OUTPUT_DECAY + reserved * _NEWEST_SHARE
+        return ticket
+
     def offer(
         self,
         request_id: str,
@@ -179,43 +228,62 @@ class Admission:
         streaming: bool = True,
     ) -> Verdict:
         """Decide on one attempt; `max_output_tokens` 0: the client set none."""
+        ticket = self.admit(request_id, attempt, prompt_tokens, max_output_tokens, body_bytes, now_s, streaming)
+        if ticket is not None:
+            return Verdict(ticket)
+        return self.decide(request_id, attempt, prompt_tokens, max_output_tokens, body_bytes, now_s, streaming)
+
+    def decide(
+        self,
+        request_id: str,
+        attempt: int,
+        prompt_tokens: int,
+        max_output_tokens: int,
+        body_bytes: int,
+        now_s: float,
+        streaming: bool,
+    ) -> Verdict:
+        """Every case."""
         stale = self._stale(request_id, attempt)
         if stale is not None:
             return Verdict(failure=stale)
         superseded = self._live.get(request_id)
-        ticket = self._ticket(request_id, attempt, prompt_tokens, max_output_tokens, body_bytes, now_s)
-        ticket.streaming = streaming
+        expected = self._expected(prompt_tokens, max_output_tokens)
+        reserved = self._reservation(prompt_tokens, expected)
+        ticket = Ticket(request_id, attempt, prompt_tokens, expected, reserved, body_bytes, now_s, streaming, _WAITING)
         refused = self._refusal(ticket, superseded)
         if refused is not None:
             return Verdict(failure=refused, superseded=superseded)
         self._live[request_id] = ticket
-        if self._fits(ticket) and not self._lines.waiting:
+        if self._fits(ticket) and not self._waiting:
             self._run(ticket)
         else:
-            self._lines.waiting.append(ticket)
-            self._lines.waiting_bytes += body_bytes
-        return Verdict(ticket=ticket, superseded=superseded)
+            self._waiting.append(ticket)
+            self._waiting_bytes += body_bytes
+        return Verdict(ticket, superseded=superseded)
 
     def release(self, ticket: Ticket) -> list[Ticket]:
         """The attempt is over, however it ended; returns those that now run in its place, in order of arrival."""
-        if ticket.place is Place.RUNNING:
-            self._lines.running.remove(ticket)
-            self._lines.reserved_tokens -= ticket.reserved_tokens
-            self._learn(ticket)
-        elif ticket.place is Place.WAITING:
-            self._lines.waiting.remove(ticket)
-            self._lines.waiting_bytes -= ticket.body_bytes
-        ticket.place = Place.GONE
+        place, ticket.place = ticket.place, _GONE
+        if place is _RUNNING:
+            self._running.remove(ticket)
+            self._reserved_tokens -= ticket.reserved_tokens
+            if ticket.output_tokens > 0:  # learned from
+                older = self._mean_output_tokens * EXPECTED_OUTPUT_DECAY
+                self._mean_output_tokens = older + ticket.output_tokens * _NEWEST_SHARE
+        elif place is _WAITING:
+            self._waiting.remove(ticket)
+            self._waiting_bytes -= ticket.body_bytes
         if self._live.get(ticket.request_id) is ticket:
             del self._live[ticket.request_id]
-        return self._admit_waiting()
+        return self._admit_waiting() if self._waiting else []
 
     def progressed(self, ticket: Ticket, tokens: int) -> None:
         """Output arrived; an answer that outgrows its reservation reserves what it really holds."""
         ticket.output_tokens += tokens
         held = ticket.prompt_tokens + ticket.output_tokens
         if held > ticket.reserved_tokens and ticket.place is Place.RUNNING:
-            self._lines.reserved_tokens += held - ticket.reserved_tokens
+            self._reserved_tokens += held - ticket.reserved_tokens
             ticket.reserved_tokens = held
 
     def corrected(self, ticket: Ticket, prompt_tokens: int, output_tokens: int) -> None:
@@ -226,12 +294,12 @@ class Admission:
 
     def expired(self, now_s: float) -> list[Ticket]:
         """Attempts that have waited too long; the caller fails and releases each."""
-        return [ticket for ticket in self._lines.waiting if now_s - ticket.since_s >= WAITING_S_MAX]
+        return [ticket for ticket in self._waiting if now_s - ticket.since_s >= WAITING_S_MAX]
 
     def refusal(self, why: str) -> Failure:
         """RESOURCE_EXHAUSTED with the reason and, from measured speed, when to come back."""
-        running = [max(0, t.expected_output_tokens - t.output_tokens) for t in self._lines.running]
-        waiting_prompts = sum(t.prompt_tokens for t in self._lines.waiting)
+        running = [max(0, t.expected_output_tokens - t.output_tokens) for t in self._running]
+        waiting_prompts = sum(t.prompt_tokens for t in self._waiting)
         wait_ms = retry_after_ms(
             running, self.waiting, waiting_prompts, self._meter.prefill_tokens_per_s, self._meter.decode_tokens_per_s
         )
@@ -248,16 +316,15 @@ class Admission:
             self._attempts.popitem(last=False)
         return None
 
-    def _ticket(
-        self, request_id: str, attempt: int, prompt: int, max_output: int, body_bytes: int, now_s: float
-    ) -> Ticket:
-        usual = max(1, round(self._mean_output_tokens * EXPECTED_OUTPUT_HEADROOM))
-        expected = min(max_output, usual) if max_output > 0 else usual
-        expected = (
-            min(expected, max(1, self.bounds.context_tokens - prompt)) if self.bounds.context_tokens else expected
-        )
-        reserved, mark = self._reservation(prompt, expected), mark_of(request_id, attempt)
-        return Ticket(request_id, attempt, prompt, expected, reserved, body_bytes, now_s, mark=mark)
+    def _expected(self, prompt_tokens: int, max_output_tokens: int) -> int:
+        """Output tokens, at least one."""
+        expected = round(self._mean_output_tokens * EXPECTED_OUTPUT_HEADROOM) or 1
+        if 0 < max_output_tokens < expected:
+            expected = max_output_tokens
+        context_tokens = self.bounds.context_tokens
+        if context_tokens and expected > context_tokens - prompt_tokens:
+            expected = max(1, context_tokens - prompt_tokens)
+        return expected
 
     def _reservation(self, prompt: int, expected: int) -> int:
         """Never more than there is: such a request runs alone rather than never."""
@@ -266,15 +333,15 @@ class Admission:
 
     def _refusal(self, ticket: Ticket, superseded: Ticket | None) -> Failure | None:
         """A prompt beyond the context is left to the engine, which counts exactly and answers 400."""
-        bounds, lines = self.bounds, self._lines
+        bounds = self.bounds
         if bounds.kv_tokens and bounds.kv_tokens < ticket.prompt_tokens <= bounds.context_tokens:
             return self.refusal(f"the prompt needs {ticket.prompt_tokens} tokens of KV cache, {bounds.kv_tokens} exist")
-        if self._fits(ticket) and not lines.waiting:
+        if self._fits(ticket) and not self._waiting:
             return None
         leaving = superseded if superseded is not None and superseded.place is Place.WAITING else None
         if self.waiting - (leaving is not None) >= bounds.waiting:
             return self.refusal(f"{self.running} requests running and {self.waiting} waiting, the most allowed")
-        held = lines.waiting_bytes - (leaving.body_bytes if leaving else 0)
+        held = self._waiting_bytes - (leaving.body_bytes if leaving else 0)
         if held + ticket.body_bytes > WAITING_BODY_BYTES_MAX:
             return self.refusal(f"{held} bytes of requests are waiting, the most allowed")
         return None
@@ -284,25 +351,20 @@ class Admission:
             return False
         if self.bounds.kv_tokens == 0 or self.running == 0:
             return True
-        return self._lines.reserved_tokens + ticket.reserved_tokens <= self.bounds.kv_tokens
+        return self._reserved_tokens + ticket.reserved_tokens <= self.bounds.kv_tokens
 
     def _run(self, ticket: Ticket) -> None:
-        ticket.place = Place.RUNNING
-        self._lines.running.add(ticket)
-        self._lines.reserved_tokens += ticket.reserved_tokens
-        decay = EXPECTED_OUTPUT_DECAY
-        self._mean_reserved_tokens = self._mean_reserved_tokens * decay + ticket.reserved_tokens * (1 - decay)
+        ticket.place = _RUNNING
+        self._running.add(ticket)
+        self._reserved_tokens += ticket.reserved_tokens
+        older = self._mean_reserved_tokens * EXPECTED_OUTPUT_DECAY
+        self._mean_reserved_tokens = older + ticket.reserved_tokens * _NEWEST_SHARE
 
     def _admit_waiting(self) -> list[Ticket]:
         started = []
-        while self._lines.waiting and self._fits(self._lines.waiting[0]):
-            ticket = self._lines.waiting.popleft()
-            self._lines.waiting_bytes -= ticket.body_bytes
+        while self._waiting and self._fits(self._waiting[0]):
+            ticket = self._waiting.popleft()
+            self._waiting_bytes -= ticket.body_bytes
             self._run(ticket)
             started.append(ticket)
         return started
-
-    def _learn(self, ticket: Ticket) -> None:
-        if ticket.output_tokens > 0:
-            decay = EXPECTED_OUTPUT_DECAY
-            self._mean_output_tokens = self._mean_output_tokens * decay + ticket.output_tokens * (1 - decay)

@@ -49,6 +49,11 @@ class Change:
         """When the present change was noticed."""
         return self._since_s
 
+    @property
+    def usual(self) -> bool:
+        """True: `factor` is 1 at any time, as it nearly always is."""
+        return self._factor == 1.0
+
     def factor(self, now_s: float) -> float:
         """Above 1: slower."""
         return 1.0 if now_s - self._confirmed_s > FORGOTTEN_AFTER_S else self._factor

@@ -38,16 +38,16 @@ DOUBT_A_DOUBLING = 0.35
 """Added to the deviation for each doubling between the batch seen and the one compared with."""
 
 
-@dataclass(slots=True)
 class _Slot:
     """Sums over samples; `batch` and `context` are weighted by seconds."""
 
-    from_s: float
-    tokens: float = 0.0
-    seconds: float = 0.0
-    batch: float = 0.0
-    context: float = 0.0
-    prompts_s: float = 0.0
+    def __init__(self, from_s: float) -> None:
+        self.from_s = from_s
+        self.tokens = 0.0
+        self.seconds = 0.0
+        self.batch = 0.0
+        self.context = 0.0
+        self.prompts_s = 0.0
 
 
 @dataclass(slots=True)
@@ -76,14 +76,16 @@ class DecodeSpeed:
         `prompts_s` of it prompts were computed, too."""
         if not sound(tokens, seconds):
             return
-        self.settle(now_s)
         slot = self._slot
+        if slot is not None and now_s - slot.from_s >= SLOT_S:
+            self.close(now_s)
+            slot = None
         if slot is None:
             slot = self._slot = _Slot(now_s)
         slot.tokens += tokens
         slot.seconds += seconds
-        slot.batch += max(1.0, batch) * seconds
-        slot.context += max(0.0, context) * seconds
+        slot.batch += seconds * batch if batch > 1.0 else seconds
+        slot.context += seconds * context if context > 0.0 else 0.0
         slot.prompts_s += prompts_s
 
     def settle(self, now_s: float) -> None:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from covey_mesh.core.model_size import length_factor
@@ -46,17 +45,11 @@ LEARNED_AFTER = 8
 """Observations from traffic after which a speed is called learned, whatever it began with."""
 
 
-@dataclass(slots=True)
 class Metered:
-    """One attempt's marks between samples; made by Meter.started. `prompt_work`: in tokens of a short prompt;
-    `told`: that is no guess; `area`, `prompts_s`: seconds of all streams, and with a long
-    prompt, at the last mark."""
+    """One attempt's marks between samples; made by Meter.started. `prompt_work`: in tokens of a short prompt, of a
+    stream; `told`: that is no guess; `area`, `prompts_s`: seconds of all streams, and with a long prompt, at the last
+    mark."""
 
-    prompt_work: int
-    prompt_tokens: int
-    streamed: bool
-    mark_s: float
-    told: bool = True
     answering: bool = False
     output_tokens: int = 0
     tokens_since_mark: int = 0
@@ -64,6 +57,13 @@ class Metered:
     prompts_s: float = 0.0
     long: bool = False
     observation: Observation | None = None
+
+    def __init__(self, prompt_work: int, prompt_tokens: int, streamed: bool, mark_s: float, told: bool) -> None:
+        self.prompt_work = prompt_work
+        self.prompt_tokens = prompt_tokens
+        self.streamed = streamed
+        self.mark_s = mark_s
+        self.told = told
 
 
 class _Embeddings(NamedTuple):
@@ -105,7 +105,8 @@ class Meter:
     @property
     def prefill_tokens_per_s(self) -> float:
         """Of the engine as a whole, now; 0 before the first observation."""
-        return self._prefill.tokens_per_s / self.factors[0]
+        tokens_per_s = self._prefill.tokens_per_s
+        return tokens_per_s / self.factors[0] if tokens_per_s else 0.0
 
     @property
     def decode_tokens_per_s(self) -> float:
@@ -122,6 +123,8 @@ class Meter:
         """Present pace over known pace, of prefill and decode; 1 where nothing has changed a moment ago. What slows
         one most likely slows the other: until that has been seen itself, it is expected to."""
         now_s, prefill, decode = self._now_s, self._prefill.change, self._decode.change
+        if prefill.usual and decode.usual:
+            return 1.0, 1.0
         p, d = prefill.factor(now_s), decode.factor(now_s)
         if p == 1.0 and d > 1.0 and prefill.newest_s <= decode.since_s:
             p = d
@@ -186,12 +189,12 @@ class Meter:
     ) -> Metered:
         """The engine was given a prompt, of which it had `cached_tokens` already; `told`: that is no guess."""
         self._now_s = now_s
-        metered = Metered(self._work(prompt_tokens, cached_tokens), prompt_tokens, streamed, now_s, told)
         if not streamed:
+            metered = Metered(0, prompt_tokens, False, now_s, told)
             self._wholes += 1
-            self._streams.change(1, now_s)
-            metered.area, metered.prompts_s = self._streams.seconds(now_s), self._long_prompts.seconds(now_s)
+            metered.area, metered.prompts_s = self._streams.change(1, now_s), self._long_prompts.seconds(now_s)
             return metered
+        metered = Metered(self._work(prompt_tokens, cached_tokens), prompt_tokens, True, now_s, told)
         if self._prefilling == 0:
             self._close_batch()
             self._prefill_from_s = now_s
@@ -209,9 +212,9 @@ class Meter:
         if not metered.answering:
             metered.answering = True
             metered.mark_s = now_s
-            self._streams.change(1, now_s)
+            metered.area = self._streams.change(1, now_s)
             self._prefilled(metered, now_s)
-            metered.area, metered.prompts_s = self._streams.seconds(now_s), self._long_prompts.seconds(now_s)
+            metered.prompts_s = self._long_prompts.seconds(now_s)
             return
         metered.tokens_since_mark += count
         if metered.tokens_since_mark >= DECODE_SAMPLE_TOKENS or now_s - metered.mark_s >= DECODE_SAMPLE_S:
@@ -250,12 +253,12 @@ class Meter:
         self._now_s = now_s
         metered.output_tokens = output_tokens
         elapsed_s = now_s - metered.mark_s
-        work = self._work(prompt_tokens, cached_tokens)
         if output_tokens == 0:
-            self._embedded(work, metered.mark_s, now_s)
+            self._embedded(self._work(prompt_tokens, cached_tokens), metered.mark_s, now_s)
             return
-        prefill = self.prefill_tokens_per_s
-        decode_s = elapsed_s - (work / prefill if prefill else 0.0)
+        prefill, decode_s = self.prefill_tokens_per_s, elapsed_s
+        if prefill:
+            decode_s -= self._work(prompt_tokens, cached_tokens) / prefill
         batch = (self._streams.seconds(now_s) - metered.area) / elapsed_s if elapsed_s > 0 else 1.0
         prompts_s = self._long_prompts.seconds(now_s) - metered.prompts_s
         self._sample(output_tokens, decode_s, batch, prompt_tokens + output_tokens / 2, now_s, prompts_s)
@@ -285,8 +288,9 @@ class Meter:
             self._prefilling -= 1
             self._long_prompts.change(-metered.long, now_s)
             return
-        self._wholes -= not metered.streamed
-        if not self._wholes:
+        if not metered.streamed:
+            self._wholes -= 1
+        if not self._wholes and self._embeddings is not None:
             self._observe_embeddings()
         if complete and metered.tokens_since_mark > 0:
             self._sample_decode(metered, now_s)
@@ -359,6 +363,7 @@ class Meter:
         return self._prefill.observe(work, seconds, now_s, step_s=step_s, told=told)
 
     def _sample_decode(self, metered: Metered, now_s: float) -> None:
+        self._now_s = now_s
         context = metered.prompt_tokens + metered.output_tokens - metered.tokens_since_mark / 2
         seconds = now_s - metered.mark_s
         batch = (self._streams.seconds(now_s) - metered.area) / seconds if seconds > 0 else 1.0
@@ -371,5 +376,4 @@ class Meter:
         self, tokens: int, seconds: float, batch: float, context: float, now_s: float, prompts_s: float
     ) -> None:
         self._counts[CALIBRATED if self.calibrating else LEARNED] += 1
-        self._now_s = now_s
         self._decode.sample(tokens, seconds, batch, context, now_s, prompts_s)

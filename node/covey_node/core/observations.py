@@ -118,7 +118,7 @@ def _estimate(seen: list[Observation]) -> Estimate:
 
 def sound(work: float, seconds: float) -> bool:
     """An observation that can be true: a clock that jumped or a count that makes no sense says nothing."""
-    return work > 0 and seconds >= SECONDS_MIN and math.isfinite(work) and math.isfinite(seconds)
+    return 0.0 < work < math.inf and SECONDS_MIN <= seconds < math.inf
 
 
 def confidence(observations: int, spread: float, age_s: float) -> float:

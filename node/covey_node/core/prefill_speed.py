@@ -39,19 +39,21 @@ class PrefillSpeed:
     def __init__(self) -> None:
         self._by_length: dict[int, Window] = {}
         self._whole: Estimate | None = None
+        self._whole_known = True
         self.change = Change()
 
     @property
     def estimate(self) -> Estimate | None:
         """Of all lengths together, as known, without what has changed a moment ago; None before the first one."""
-        if self._whole is None:
+        if not self._whole_known:
+            self._whole_known = True
             self._whole = together(self._estimates())
         return self._whole
 
     @property
     def tokens_per_s(self) -> float:
         """0 before the first observation."""
-        estimate = self.estimate
+        estimate = self._whole if self._whole_known else self.estimate
         return 1.0 / estimate.pace if estimate is not None and estimate.pace > 0 else 0.0
 
     def observe(self, work: float, seconds: float, now_s: float, *, step_s: float, told: bool) -> Observation | None:
@@ -63,7 +65,7 @@ class PrefillSpeed:
         if self.change.factor(now_s) != 1.0:
             return None
         self._length(work).add(observation)
-        self._whole = None
+        self._whole_known = False
         return observation
 
     def correct(self, observation: Observation, work: float, told: bool = True) -> None:
@@ -72,7 +74,7 @@ class PrefillSpeed:
         observation.work, observation.told = max(0.0, work), told
         if sound(observation.work, observation.seconds):
             self._length(observation.work).add(observation)
-        self._whole = None
+        self._whole_known = False
 
     def expected_s(self, work: float) -> float:
         """Seconds for so much work, between the lengths seen (straight on a logarithmic scale); 0 if none was."""
@@ -99,7 +101,7 @@ class PrefillSpeed:
         """As seen in an earlier life."""
         for _ in range(observations):
             self._length(work).add(Observation(work, work * pace, at_s))
-        self._whole = None
+        self._whole_known = False
 
     def _estimates(self) -> list[Estimate]:
         """Shortest first."""
@@ -127,7 +129,7 @@ class PrefillSpeed:
         if lasting is not None:
             for window in self._by_length.values():
                 window.scaled(lasting)
-            self._whole = None
+            self._whole_known = False
 
 
 _work = operator.attrgetter("work")

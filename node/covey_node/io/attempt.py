@@ -1,6 +1,6 @@
 """One admitted request on an engine: the Upstream of who opened it, the sink of the engine; or one refused at once.
 
-The token path: per chunk one count of event marks, no parsing, no task.
+The token path: per chunk one count of event marks, no parsing, no task. A whole answer is one call in and one out.
 """
 
 from __future__ import annotations
@@ -8,18 +8,16 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, PiecewiseSink, ResponseSink, Upstream
+from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, ResponseSink, Upstream, Usage
 from covey_mesh.core.silence import CONTEXT_TOKENS_UNKNOWN, FACTOR, TOKENS_A_TOOL_CALL, TOKENS_AN_EVENT, may_hold_back
 from covey_node.core.admission import Ticket
 from covey_node.core.engine import Engine
 from covey_node.core.engine_progress import ANSWERED_AFTER_EVENTS, EngineProgress, OpenAttempt
 from covey_node.core.meter import Metered
+from covey_node.core.usage import USAGE_TAIL_BYTES, read_usage
 
 EVENT_MARK = b"data: "
 """Begins each event of a stream: one token, nearly always (vLLM joins tokens only when the reader lags)."""
-
-USAGE_TAIL_BYTES = 4096
-"""A whole answer's usage object stands near its end."""
 
 ASKS_FOR_USAGE = b'"include_usage"'
 
@@ -36,13 +34,13 @@ class Served(Protocol):
     def progressed(self, ticket: Ticket, metered: Metered | None, tokens: int) -> int:
         """Output arrived; returns after how many further tokens to tell again."""
 
-    def answered_whole(self, ticket: Ticket, metered: Metered | None, tail: bytes) -> None:
-        """A whole answer ended well; `tail` is its end."""
+    def answered(self, attempt: Attempt, usage: Usage | None) -> None:
+        """It ended with its whole answer, which told this; None: nothing, or it is a refusal."""
 
     def streamed(self, metered: Metered | None, tail: bytes) -> None:
         """A stream ended well; its usage stands in its `tail`."""
 
-    def over(self, attempt: Attempt, metered: Metered | None, complete: bool) -> None:
+    def over(self, attempt: Attempt, complete: bool) -> None:
         """It ended; `complete`: with its whole answer."""
 
 
@@ -65,34 +63,39 @@ class _Refused:
         pass
 
 
-class Attempt(PiecewiseSink):
+class Attempt:
     """Admitted; it runs when its turn comes."""
+
+    metered: Metered | None = None
+    _upstream: Upstream | None = None
+    _paused: bool = False
+    _before: bytes = b""
+    _tail: bytes = b""
+    _untold_tokens: int = 0
+    _told_every: int = 1
+    _tells: bool = False
+    _holds_back: bool = False
+    _status: int = 0
+    _deadline: asyncio.TimerHandle | None = None
+    _last_word: asyncio.Handle | None = None
 
     def __init__(self, served: Served, request: ForwardedRequest, sink: ResponseSink, ticket: Ticket) -> None:
         self._served = served
         self._progress = served.progress
         self._sink: ResponseSink | None = sink
-        self._upstream: Upstream | None = None
-        self._metered: Metered | None = None
-        self._paused = False
-        self._before = self._tail = b""
         self._streaming = request.streaming
-        self._untold_tokens = 0
-        self._told_every = 1
-        self._tells = request.streaming and ASKS_FOR_USAGE in request.body
-        self._holds_back = request.streaming and may_hold_back(request.body)
-        self._status = 0
-        self._deadline: asyncio.TimerHandle | None = None
-        self._last_word: asyncio.Handle | None = None
         self.request = request
         self.ticket = ticket
+        if request.streaming:
+            self._tells = ASKS_FOR_USAGE in request.body
+            self._holds_back = may_hold_back(request.body)
         if request.deadline_ms > 0:
             loop = asyncio.get_running_loop()
             self._deadline = loop.call_later(request.deadline_ms / 1000, self._late)
 
     def run(self, engine: Engine, metered: Metered) -> None:
         """Its turn has come."""
-        self._metered = metered
+        self.metered = metered
         self._upstream = engine.open(self.request, self)
         if self._paused:
             self._upstream.pause()
@@ -100,7 +103,7 @@ class Attempt(PiecewiseSink):
     def open_work(self, now_s: float, embeds: bool, context_tokens: int) -> OpenAttempt:
         """As the engine's silence is judged by. An answer that comes as a whole does not show when its prompt was
         computed; it is taken to be, FACTOR times as late as expected."""
-        request, ticket, metered = self.request, self.ticket, self._metered
+        request, ticket, metered = self.request, self.ticket, self.metered
         if request.streaming:
             answered = ticket.output_tokens >= ANSWERED_AFTER_EVENTS
             silent_tokens = TOKENS_A_TOOL_CALL if self._holds_back else TOKENS_AN_EVENT
@@ -148,6 +151,26 @@ class Attempt(PiecewiseSink):
 
     # What the engine calls.
 
+    def whole(
+        self, status: int, content_type: str, retry_after_s: int, body: bytes, usage: Usage | None = None
+    ) -> None:
+        """See ResponseSink; the usage is read here."""
+        sink = self._sink
+        if sink is None:
+            return
+        if self._streaming:
+            self._in_pieces(status, content_type, retry_after_s, body)
+            return
+        self._sink = None
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if status == 200:
+            usage = read_usage(body)
+            if self.request.path not in BESIDE_THE_ENGINE:
+                self._progress.moved = True
+        self._served.answered(self, usage)
+        sink.whole(status, content_type, retry_after_s, body, usage)
+
     def head(self, status: int, content_type: str, retry_after_s: int = 0) -> None:
         self._status = status
         if self._sink is not None:
@@ -175,23 +198,36 @@ class Attempt(PiecewiseSink):
         sink, self._sink = self._sink, None
         if failure is None and self._status == 200:
             self._progress.moved = self._progress.moved or self.request.path not in BESIDE_THE_ENGINE
-            if not self.request.streaming:
-                self._served.answered_whole(self.ticket, self._metered, self._tail)
-            elif self._tells:
-                self._served.streamed(self._metered, (self._before + self._tail)[-USAGE_TAIL_BYTES:])
-        self._over(complete=failure is None)
+            if self._tells:
+                self._served.streamed(self.metered, (self._before + self._tail)[-USAGE_TAIL_BYTES:])
+        if failure is None and not self._streaming:
+            self._answered_in_pieces()
+        else:
+            self._over(complete=failure is None)
         sink.end(failure)
+
+    def _in_pieces(self, status: int, content_type: str, retry_after_s: int, body: bytes) -> None:
+        """What was to be a stream: a refusal, nearly always."""
+        self.head(status, content_type, retry_after_s)
+        if body:
+            self.data(body)
+        self.end(None)
+
+    def _answered_in_pieces(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._served.answered(self, read_usage(self._tail) if self._status == 200 else None)
 
     def _late(self) -> None:
         self.fail(Failure(FailureCode.DEADLINE_EXCEEDED, "the client's deadline passed before the answer was complete"))
 
     def _tell_progress(self) -> None:
         tokens, self._untold_tokens = self._untold_tokens, 0
-        self._told_every = self._served.progressed(self.ticket, self._metered, tokens)
+        self._told_every = self._served.progressed(self.ticket, self.metered, tokens)
 
     def _over(self, complete: bool) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
         if complete and self._untold_tokens:
             self._tell_progress()
-        self._served.over(self, self._metered, complete)
+        self._served.over(self, complete)

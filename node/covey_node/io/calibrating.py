@@ -101,7 +101,8 @@ class Calibration:
 
 
 class Calibrator:
-    """The calibrations of one model, one for each life of its engine that wants one. `what`: said while one runs."""
+    """The calibrations of one model, one for each life of its engine that wants one. `what`: said while one is
+    `running`."""
 
     def __init__(self, meter: Meter, clock: Callable[[], float], changed: Callable[[], None]) -> None:
         self._meter = meter
@@ -111,6 +112,7 @@ class Calibrator:
         self._present: Calibration | None = None
         self._task: asyncio.Task[None] | None = None
         self.what = ""
+        self.running = False
 
     def engine_ready(self, engine: Engine, info: EngineInfo, time_s: float) -> None:
         """May be called again for the same life. `time_s` 0: it is not to be measured."""
@@ -119,6 +121,7 @@ class Calibrator:
         self._seen = info
         if time_s > 0:
             self._present = Calibration(engine, info, self._meter, self._clock)
+            self.running = True
             self.what = "measuring its speed"
             self._task = asyncio.get_running_loop().create_task(self._run(self._present, time_s), name="calibration")
 
@@ -145,6 +148,7 @@ class Calibrator:
         finally:
             if self._present is calibration:
                 self._present = None
+                self.running = False
                 say("")
 
 

@@ -1,8 +1,10 @@
 """One connection to an engine: an answer's bytes to its sink, one request at a time, kept alive between them.
 
-A read becomes at most one `sink.data`, without a task, a queue or a parse of what it carries. Chunked coding is taken
-off, bytes are otherwise untouched. In the middle of a stream a read is nearly always one whole chunk, a token: it is
-taken out here; everything else goes through httptools, whose parser stands between two chunks meanwhile.
+A read becomes at most one `sink.data`, without a task, a queue or a parse of what it carries; a whole answer that
+comes in one read becomes one `sink.whole`. Chunked coding is taken off, bytes are otherwise untouched. Two kinds of
+reads are nearly all there are, and are taken apart here: one whole answer with a head seen before (known_heads.py), and
+in the middle of a stream one whole chunk, a token. Everything else goes through httptools, whose parser stands between
+two answers, or two chunks, meanwhile.
 
 vLLM's trap, mended here: a full queue answers a streaming request with status 200 and an error as the first event. So
 the head of an event stream is held back until its first bytes; only those are looked at.
@@ -16,6 +18,7 @@ from typing import Protocol, cast
 import httptools
 
 from covey_mesh.core.exchange import Failure, FailureCode, ResponseSink
+from covey_node.core.known_heads import KnownHead, KnownHeads
 from covey_node.io.engine_error import ERROR_EVENTS, read_error
 
 ERROR_BODY_BYTES_MAX = 64 * 1024
@@ -30,6 +33,9 @@ LINE_END = b"\r\n"
 
 class Pool(Protocol):
     """Whose connection it is."""
+
+    @property
+    def known_heads(self) -> KnownHeads: ...
 
     def released(self, connection: EngineConnection) -> None:
         """It may serve the next request."""
@@ -94,12 +100,14 @@ class EngineConnection(asyncio.Protocol):
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._known_heads = pool.known_heads
         self._transport: asyncio.Transport | None = None
         self._request: EngineRequest | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._reset()
 
     def _reset(self) -> None:
+        self._nothing_read = True
         self._pieces: list[bytes] = []
         self._content_type = ""
         self._retry_after_s = 0
@@ -192,13 +200,22 @@ class EngineConnection(asyncio.Protocol):
                 if request.sink is not None:
                     request.sink.data(body)
                 return
+        elif self._nothing_read:
+            whole = self._known_heads.read(data)
+            if whole is not None:
+                self._whole(request, whole[0], whole[1], True)
+                return
         self._parse(data)
 
     def _parse(self, data: bytes) -> None:
+        first, self._nothing_read = self._nothing_read, False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._break(f"the engine's answer is not HTTP: {error}")
+            return
+        if first and self._complete and not self._holds_head:
+            self._parsed_whole(data)
             return
         if self._pieces:
             chunk = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
@@ -210,6 +227,31 @@ class EngineConnection(asyncio.Protocol):
             self._send_head()
         # The parser calls nothing for a chunk's size that is cut off; but then the bytes do not end with a line.
         self._between_chunks = self._between_chunks and self._head_sent and data.endswith(LINE_END)
+
+    def _parsed_whole(self, data: bytes) -> None:
+        """All of an answer came in one read."""
+        request, keep_alive = self._request, self._keep_alive
+        head = KnownHead(self._status, self._content_type, self._retry_after_s)
+        body = b"".join(self._pieces)
+        self._reset()
+        if keep_alive:
+            self._known_heads.learn(data, head, body)
+        if request is not None:
+            self._whole(request, head, body, keep_alive)
+
+    def _whole(self, request: EngineRequest, head: KnownHead, body: bytes, keep_alive: bool) -> None:
+        """Nothing of the answer was handed on before."""
+        sink, request.sink = request.sink, None
+        self._request = request.connection = None
+        self._pool.forget(request)
+        if not keep_alive or not self.usable:
+            self.abort()
+        else:
+            if request.paused:
+                self.set_reading(True)
+            self._pool.released(self)
+        if sink is not None:
+            sink.whole(head.status, head.content_type, head.retry_after_s, body, None)
 
     @property
     def _holds_head(self) -> bool:

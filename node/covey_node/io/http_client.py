@@ -11,6 +11,7 @@ from collections import deque
 from functools import lru_cache
 
 from covey_mesh.core.exchange import Failure, FailureCode, ResponseSink
+from covey_node.core.known_heads import KnownHeads
 from covey_node.io.engine_connection import EngineConnection, EngineRequest
 
 __all__ = ["EngineClient", "EngineRequest"]
@@ -23,6 +24,7 @@ class EngineClient:
     (admission bounds how many there can be)."""
 
     def __init__(self, socket_path: str, connections_max: int) -> None:
+        self.known_heads = KnownHeads()
         self._path = socket_path
         self._connections_max = connections_max
         self._idle: list[EngineConnection] = []
@@ -42,6 +44,9 @@ class EngineClient:
         wire = b"%b%d\r\n\r\n%b" % (_head(method, path), len(body), body)
         request = EngineRequest(self, wire, sink)
         self._active.add(request)
+        if self._idle and not self._waiting and self._idle[-1].usable:
+            self._idle.pop().send(request)
+            return request
         self._waiting.append(request)
         if self._closed:
             asyncio.get_running_loop().call_soon(self._fail, request, "the engine was stopped")
@@ -81,7 +86,7 @@ class EngineClient:
         self._active.discard(request)
         if not self._active:
             self._drained.set()
-        if request.connection is None and self._waiting and request in self._waiting:
+        if self._waiting and request.connection is None and request in self._waiting:
             self._waiting.remove(request)
 
     def released(self, connection: EngineConnection) -> None:

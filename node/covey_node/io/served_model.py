@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Callable
 
-from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, ResponseSink, Upstream
+from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, ResponseSink, Upstream, Usage
 from covey_mesh.core.facts import EngineState, ModelLoad, Task
 from covey_mesh.core.model_size import attention_per_token
 from covey_node.core.admission import WAITING_S_MAX, Admission, Bounds, Place, Ticket
 from covey_node.core.engine import Engine, EngineInfo
-from covey_node.core.engine_progress import EngineProgress
 from covey_node.core.measured import Measured
 from covey_node.core.meter import Meter, Metered
 from covey_node.core.settings import ModelSpec
 from covey_node.core.speed_record import SpeedRecord
+from covey_node.core.usage import CACHED_TOKENS, PROMPT_TOKENS, last_count
 from covey_node.io.attempt import Attempt, refused
 from covey_node.io.calibrating import Calibrator
 from covey_node.io.engine_watch import REFUSED_FOR_MS, EngineWatch
@@ -29,10 +28,6 @@ TOLD_TOGETHER_FROM_TOKENS_PER_S = 16.0
 
 HANDED_BACK_WITHIN_S = 1.0
 """Between handing the last attempts back and ending an engine that has not let go of them."""
-
-_CACHED_TOKENS = re.compile(rb'"cached_tokens":\s*(\d{1,9})')
-_PROMPT_TOKENS = re.compile(rb'"prompt_tokens":\s*(\d{1,9})')
-_COMPLETION_TOKENS = re.compile(rb'"completion_tokens":\s*(\d{1,9})')
 
 
 class ServedModel:
@@ -55,19 +50,17 @@ class ServedModel:
         self._meter = Meter(0.0 if spec.task is Task.EMBED else attention_per_token(spec.name))
         self._measured = Measured(self._meter, spec.task or Task.GENERATE)
         # Of an engine with a prefix cache nobody knows what it computed of a prompt, until it tells.
-        self._caches = spec.engine == "vllm" and spec.task is not Task.EMBED
+        self._told = spec.engine != "vllm" or spec.task is Task.EMBED
         self._admission = Admission(Bounds(0, 0, 0, 0), self._meter)
         self._calibration_s = calibration_s
         self._calibrator = Calibrator(self._meter, clock, changed)
         self._bounded_for: EngineInfo | None = None
         self._attempts: dict[Ticket, Attempt] = {}
+        self._ready = False
         self.watch = EngineWatch(spec.name, spec.task or Task.GENERATE, clock, self._wedged)
-        self.supervisor = Supervisor(spec.name, make_engine, clock, self._engine_changed)
-
-    @property
-    def progress(self) -> EngineProgress:
+        self.progress = self.watch.progress
         """Whether bytes come from its engine."""
-        return self.watch.progress
+        self.supervisor = Supervisor(spec.name, make_engine, clock, self._engine_changed)
 
     def process_ids(self) -> list[int]:
         """Of its engine; none for one without processes of its own. May be called from any thread."""
@@ -76,35 +69,61 @@ class ServedModel:
 
     def open(self, request: ForwardedRequest, sink: ResponseSink) -> Upstream:
         """Admission first, then the engine."""
-        if self.supervisor.state is not EngineState.READY:
-            state, detail = self.supervisor.state.value, self.supervisor.detail
-            why = f"the engine of {self.spec.name} is {state}" + (f": {detail}" if detail else "")
-            if self.supervisor.state is EngineState.WEDGED:
-                return refused(sink, Failure(FailureCode.RESOURCE_EXHAUSTED, why, REFUSED_FOR_MS))
-            return refused(sink, Failure(FailureCode.NO_MODEL, why))
-        self._calibrator.abort()
-        self._update_bounds()
-        verdict = self._admission.offer(
+        if not self._ready:
+            return self._not_ready(sink)
+        if self._calibrator.running:
+            self._calibrator.abort()
+        now_s, prompt_tokens, streaming = self._clock(), request.prompt_tokens, request.streaming
+        ticket = self._admission.admit(
             request.request_id,
             request.attempt,
-            request.prompt_tokens,
+            prompt_tokens,
             request.max_output_tokens,
             len(request.body),
-            self._clock(),
-            request.streaming,
+            now_s,
+            streaming,
         )
+        engine = self.supervisor.engine
+        if ticket is None or engine is None:
+            return self._open_otherwise(request, sink, ticket, now_s)
+        attempt = self._attempts[ticket] = Attempt(self, request, sink, ticket)
+        attempt.run(engine, self._meter.started(prompt_tokens, streaming, now_s, 0, self._told))
+        self._changed()
+        return attempt
+
+    def _not_ready(self, sink: ResponseSink) -> Upstream:
+        state, detail = self.supervisor.state, self.supervisor.detail
+        why = f"the engine of {self.spec.name} is {state.value}" + (f": {detail}" if detail else "")
+        if state is EngineState.WEDGED:
+            return refused(sink, Failure(FailureCode.RESOURCE_EXHAUSTED, why, REFUSED_FOR_MS))
+        return refused(sink, Failure(FailureCode.NO_MODEL, why))
+
+    def _open_otherwise(
+        self, request: ForwardedRequest, sink: ResponseSink, ticket: Ticket | None, now_s: float
+    ) -> Upstream:
+        """It must wait, is refused, takes the place of an earlier attempt, or the engine has just ended."""
+        superseded: Ticket | None = None
+        if ticket is None:
+            verdict = self._admission.decide(
+                request.request_id,
+                request.attempt,
+                request.prompt_tokens,
+                request.max_output_tokens,
+                len(request.body),
+                now_s,
+                request.streaming,
+            )
+            ticket, superseded = verdict.ticket, verdict.superseded
         upstream: Upstream
-        if verdict.ticket is not None:
-            attempt = Attempt(self, request, sink, verdict.ticket)
-            self._attempts[verdict.ticket] = attempt
-            if verdict.ticket.place is Place.RUNNING:
+        if ticket is not None:
+            upstream = attempt = self._attempts[ticket] = Attempt(self, request, sink, ticket)
+            if ticket.place is Place.RUNNING:
                 self._run(attempt)
-            upstream = attempt
         else:
             assert verdict.failure is not None
             upstream = refused(sink, verdict.failure)
-        if verdict.superseded is not None:
-            self._supersede(self._attempts[verdict.superseded])
+        if superseded is not None:
+            self._supersede(self._attempts[superseded])
         self._changed()
         return upstream
 
@@ -180,31 +199,36 @@ class ServedModel:
         slowest_s = metered.tokens_since_mark / TOLD_TOGETHER_FROM_TOKENS_PER_S
         return TOKENS_TOLD_TOGETHER if now_s - metered.mark_s < slowest_s else 1
 
-    def answered_whole(self, ticket: Ticket, metered: Metered | None, tail: bytes) -> None:
-        """A whole answer ended well: learn its true token counts, where it tells them."""
-        prompt, output = _PROMPT_TOKENS.findall(tail), _COMPLETION_TOKENS.findall(tail)
-        if metered is None or not prompt:
-            return
-        prompt_tokens, output_tokens = int(prompt[-1]), int(output[-1]) if output else 0
-        cached = _CACHED_TOKENS.findall(tail)
-        self._admission.corrected(ticket, prompt_tokens, output_tokens)
-        self._meter.answered_whole(
-            metered, prompt_tokens, output_tokens, self._clock(), int(cached[-1]) if cached else 0
-        )
+    def answered(self, attempt: Attempt, usage: Usage | None) -> None:
+        """A whole answer ended; of one that ended well, its true token counts are learned, where it tells them."""
+        metered = attempt.metered
+        if metered is not None:
+            now_s = self._clock()
+            if usage is not None:
+                prompt_tokens, output_tokens = usage.prompt_tokens, usage.output_tokens
+                self._admission.corrected(attempt.ticket, prompt_tokens, output_tokens)
+                self._meter.answered_whole(metered, prompt_tokens, output_tokens, now_s, usage.cached_tokens)
+            self._meter.ended(metered, now_s)
+        self._gone(attempt)
 
     def streamed(self, metered: Metered | None, tail: bytes) -> None:
         """A stream ended well with its usage: what of the prompt was cached was no work."""
-        prompt, cached = _PROMPT_TOKENS.findall(tail), _CACHED_TOKENS.findall(tail)
-        if metered is not None and prompt and (cached or not self._caches):
-            self._meter.told(metered, int(prompt[-1]), int(cached[-1]) if cached else 0)
+        prompt_tokens, cached_tokens = last_count(tail, PROMPT_TOKENS), last_count(tail, CACHED_TOKENS)
+        if metered is not None and prompt_tokens >= 0 and (cached_tokens >= 0 or self._told):
+            self._meter.told(metered, prompt_tokens, max(0, cached_tokens))
 
-    def over(self, attempt: Attempt, metered: Metered | None, complete: bool) -> None:
+    def over(self, attempt: Attempt, complete: bool) -> None:
         """The attempt ended; its place goes to those who wait."""
+        metered = attempt.metered
         if metered is not None:
             self._meter.ended(metered, self._clock(), complete)
-        del self._attempts[attempt.ticket]
-        for ticket in self._admission.release(attempt.ticket):
-            self._run(self._attempts[ticket])
+        self._gone(attempt)
+
+    def _gone(self, attempt: Attempt) -> None:
+        ticket = attempt.ticket
+        del self._attempts[ticket]
+        for waiting in self._admission.release(ticket):
+            self._run(self._attempts[waiting])
         self._changed()
 
     def _run(self, attempt: Attempt) -> None:
@@ -214,8 +238,7 @@ class ServedModel:
             asyncio.get_running_loop().call_soon(attempt.end, gone)
             return
         request = attempt.request
-        now_s = self._clock()
-        metered = self._meter.started(request.prompt_tokens, request.streaming, now_s, told=not self._caches)
+        metered = self._meter.started(request.prompt_tokens, request.streaming, self._clock(), 0, self._told)
         attempt.run(engine, metered)
 
     def _look(self) -> None:
@@ -252,6 +275,8 @@ class ServedModel:
 
     def _engine_changed(self) -> None:
         supervisor = self.supervisor
+        self._ready = supervisor.state is EngineState.READY
+        self._update_bounds()
         if supervisor.state not in (EngineState.READY, EngineState.WEDGED):
             self.watch.forget()
         self._measured.engine_is(supervisor.state, supervisor.lifecycle.since_s, self._clock())
