@@ -18,6 +18,9 @@ from covey_mesh.core.names import NodeId
 MODELS_MAX = 64
 """Models with a grant at one time; the oldest is forgotten."""
 
+RENEWED_AT = 0.25
+"""One request asks when so much of a grant is left, in requests, tokens or time: those that come meanwhile need not."""
+
 USERS_MAX = 256
 """Users whose work is summed up before it is told; more of them make it be told at once."""
 
@@ -28,7 +31,20 @@ BY_GRANT = "grant"
 class Place:
     """Where one model's requests may start now. `why`: the decision in a line, for the answer's header."""
 
-    __slots__ = ("decision", "model", "node_id", "node_name", "requests", "tokens", "until_s", "why")
+    __slots__ = (
+        "asked",
+        "decision",
+        "low_requests",
+        "low_tokens",
+        "model",
+        "node_id",
+        "node_name",
+        "renew_at_s",
+        "requests",
+        "tokens",
+        "until_s",
+        "why",
+    )
 
     def __init__(self, model: str, node_id: NodeId, node_name: str, grant: Grant, decision: Decision, now_s: float):
         self.model = model
@@ -37,6 +53,10 @@ class Place:
         self.requests = grant.requests
         self.tokens = grant.prompt_tokens
         self.until_s = now_s + grant.valid_s
+        self.low_requests = int(grant.requests * RENEWED_AT)
+        self.low_tokens = int(grant.prompt_tokens * RENEWED_AT)
+        self.renew_at_s = now_s + grant.valid_s * (1 - RENEWED_AT)
+        self.asked = False
         self.decision = replace(decision, decided_by=BY_GRANT)
         self.why = self.decision.why
 
@@ -69,6 +89,11 @@ class Grants:
             del self._places[model]
             return None
         if place.requests < 1 or place.tokens < prompt_tokens:
+            return None
+        if not place.asked and (
+            place.requests <= place.low_requests or place.tokens <= place.low_tokens or now_s >= place.renew_at_s
+        ):
+            place.asked = True
             return None
         place.requests -= 1
         place.tokens -= prompt_tokens
