@@ -186,14 +186,10 @@ class HttpConnection(asyncio.Protocol):
         request = self._reading
         if request is None or self._deaf:
             return
-        request.header_count += 1
-        request.header_bytes += len(name) + len(value) + 4
         if request.complete:
-            # A trailer: read for the framing's sake alone.
-            if request.header_bytes > self.server.settings.header_bytes_max:
-                self._refuse_now(request, headers_too_large())
-        elif request.header_count <= self.server.settings.header_count_max:
-            request.add_header(name, value)
+            self._count_trailer(request, name, value)
+        elif len(request.lines) <= self.server.settings.header_count_max:
+            request.lines.append((name, value))
 
     def on_headers_complete(self) -> None:
         first_read, self._first_read = self._first_read, None
@@ -206,7 +202,7 @@ class HttpConnection(asyncio.Protocol):
         request.close = not self._parser.should_keep_alive() or self._parser.should_upgrade()
         settings = self.server.settings
         request.complete, request.size = True, 0
-        request.read_lengths()
+        request.read_headers()
         try:
             request.read_url()
             if request.unbounded:
@@ -406,6 +402,12 @@ class HttpConnection(asyncio.Protocol):
     def _current(self) -> HttpRequest:
         assert self._reading is not None, "a parser callback outside a message"
         return self._reading
+
+    def _count_trailer(self, request: HttpRequest, name: bytes, value: bytes) -> None:
+        """It is read for the framing's sake alone."""
+        request.header_bytes += len(name) + len(value) + 4
+        if request.header_bytes > self.server.settings.header_bytes_max:
+            self._refuse_now(request, headers_too_large())
 
     def _bound_unfinished_head(self, received: int) -> None:
         request = self._reading

@@ -18,6 +18,12 @@ chunks of two bytes would take thirty times its size."""
 SMALL_BODY_BYTES = 64 * 1024
 """Bodies up to this size are not counted against the common budget."""
 
+READ = frozenset(
+    "host origin authorization x-api-key content-length transfer-encoding expect x-covey-deadline-ms x-covey-priority"
+    " access-control-request-headers".split()
+)
+"""Headers that decide something for an engine's request."""
+
 SINGLE = {"content-length", "host", "transfer-encoding"}
 """Headers of which two would be ambiguous."""
 
@@ -37,9 +43,9 @@ class HttpRequest:
     """
 
     __slots__ = (
-        "allow", "body", "chunked", "close", "complete", "error", "header_bytes", "header_count", "headers", "length",
-        "method", "path", "query", "repeated", "route", "size", "started_s", "tail", "taken", "upload",
-        "upload_bytes_max", "url", "user", "version",
+        "allow", "body", "chunked", "close", "complete", "error", "expects_continue", "header_bytes", "header_count",
+        "headers", "length", "lines", "method", "path", "query", "repeated", "route", "size", "started_s", "tail",
+        "taken", "upload", "upload_bytes_max", "url", "user", "version",
     )  # fmt: skip
 
     def __init__(self, started_s: float) -> None:
@@ -49,12 +55,14 @@ class HttpRequest:
         self.version = "1.1"
         self.path = ""
         self.query = ""
+        self.lines: list[tuple[bytes, bytes]] = []
         self.headers: dict[str, str] = {}
         self.repeated: set[str] | None = None
         self.header_count = 0
         self.header_bytes = 0
         self.length: int | None = None
         self.chunked = False
+        self.expects_continue = False
         self.body: list[bytes | bytearray] = []
         self.size = 0
         self.taken = 0
@@ -77,16 +85,31 @@ class HttpRequest:
         request.complete = True
         return request
 
-    def add_header(self, name: bytes, value: bytes) -> None:
-        headers = self.headers
-        key = _names.get(name) or known_name(name)
-        if key in headers:
-            if self.repeated is None:
-                self.repeated = set()
-            self.repeated.add(key)
-            headers[key] += ", " + value.decode("latin-1")
-        else:
-            headers[key] = value.decode("latin-1")
+    def read_headers(self) -> None:
+        """`headers` from `lines`, and what they say of the body. For an engine only what is read here: a client of an
+        engine sends a dozen more."""
+        engines = self.method == "POST" and self.url in _ENGINE_TARGETS
+        headers, size = self.headers, 0
+        for name, value in self.lines:
+            size += len(name) + len(value) + 4
+            key = _names.get(name) or known_name(name)
+            if engines and key not in READ:
+                continue
+            if key in headers:
+                if self.repeated is None:
+                    self.repeated = set()
+                self.repeated.add(key)
+                headers[key] += ", " + value.decode("latin-1")
+            else:
+                headers[key] = value.decode("latin-1")
+        self.header_count = len(self.lines)
+        self.header_bytes += size
+        self.lines = []
+        length = headers.get("content-length")
+        if length is not None and length.isascii() and length.isdigit():
+            self.length = int(length)
+        self.chunked = "transfer-encoding" in headers
+        self.expects_continue = self.version != "1.0" and headers.get("expect", "").lower() == "100-continue"
 
     def add_body(self, piece: bytes) -> None:
         last = self.body[-1] if self.body else None
@@ -108,20 +131,9 @@ class HttpRequest:
         return self.upload is not None and not self.upload.ended
 
     @property
-    def expects_continue(self) -> bool:
-        return self.headers.get("expect", "").lower() == "100-continue" and self.version != "1.0"
-
-    @property
     def unbounded(self) -> bool:
         """True if the body is, or may become, more than a small one."""
         return self.chunked or (self.length is not None and self.length > SMALL_BODY_BYTES)
-
-    def read_lengths(self) -> None:
-        """From the headers: how the body's end is told."""
-        length = self.headers.get("content-length")
-        if length is not None and length.isascii() and length.isdigit():
-            self.length = int(length)
-        self.chunked = "transfer-encoding" in self.headers
 
     def read_url(self) -> None:
         """Splits path and query; origin form, or absolute form as proxies send it. Raises GatewayError."""
