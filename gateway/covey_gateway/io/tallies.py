@@ -14,7 +14,6 @@ from collections.abc import Iterable, Sequence
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
 from prometheus_client.utils import INF, floatToGoString
 
 TELLS_CREATED = os.environ.get("PROMETHEUS_DISABLE_CREATED_SERIES", "").lower() not in ("true", "1", "t")
@@ -48,7 +47,7 @@ class Spread:
         self.sum += value
 
 
-class CountFamily(Collector):
+class CountFamily:
     """A counter; `name` without "_total"."""
 
     def __init__(self, name: str, text: str, labels: Sequence[str] = (), *, registry: CollectorRegistry) -> None:
@@ -77,7 +76,7 @@ class CountFamily(Collector):
         return [family]
 
 
-class SpreadFamily(Collector):
+class SpreadFamily:
     """A histogram; `bounds` ascend and leave out infinity."""
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 
 from covey_mesh.core.asking import Outcome
@@ -32,5 +33,4 @@ class SchedulerCounters:
             return
         self.queue_wait_s_sum += queued_for_s
         self.queue_wait_count += 1
-        bucket = next((i for i, s in enumerate(QUEUE_WAIT_BUCKETS_S) if queued_for_s <= s), len(QUEUE_WAIT_BUCKETS_S))
-        self.queue_wait_buckets[bucket] += 1
+        self.queue_wait_buckets[bisect_left(QUEUE_WAIT_BUCKETS_S, queued_for_s)] += 1
