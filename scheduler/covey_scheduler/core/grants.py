@@ -27,6 +27,9 @@ OUT_OF_IT = frozenset({"model_offered", "engine_running", "not_draining"})
 """Filters whose machines no request of the model could go to soon. One that is unreachable or about to be ready may be
 back at any moment, and one with a shorter context takes shorter prompts."""
 
+LIKE_IT = 4
+"""Prompts granted are at most so many times what the requests granted would have if all were like the ask."""
+
 
 def nobody_else(rejected: Sequence[Rejection]) -> bool:
     """True if none of the machines left out could take a request of this model soon."""
@@ -55,11 +58,13 @@ def grant_with(
     left_s = machine.prompts_done_at_s - question.now_s
     within_s -= prompt_s(ask, machine, ranking.cached[0]) + (left_s if left_s > 0 else 0.0)
     tokens = min(int(within_s / machine.prefill_s_per_token) - out_tokens, GRANT_PROMPT_TOKENS_MAX)
-    # Requests are taken to be like this one, so that neither is left over when the other is used up.
-    requests = min(requests, tokens // max(1, ask.prompt_tokens), GRANT_REQUESTS_MAX)
+    # Requests are taken to be like this one, so that not much of the one is left when the other is used up.
+    prompt = max(1, ask.prompt_tokens)
+    requests = min(requests, tokens // prompt, GRANT_REQUESTS_MAX)
+    cache = load.kv_cache_tokens_total
+    if cache and requests >= 1:
+        need = prompt + question.output_tokens
+        requests = min(requests, (int(cache * share) - machine.kv_tokens_held) // need - 1 - out_requests)
     if requests < 1:
         return None
-    cache, need = load.kv_cache_tokens_total, max(1, ask.prompt_tokens + question.output_tokens)
-    if cache:
-        requests = min(requests, (int(cache * share) - machine.kv_tokens_held) // need - 1 - out_requests)
-    return Grant(requests, tokens, settings.grant_valid_s) if requests >= 1 else None
+    return Grant(requests, min(tokens, LIKE_IT * requests * prompt), settings.grant_valid_s)
