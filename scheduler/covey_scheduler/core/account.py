@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
 
 from covey_mesh.core.asking import Ask, AttemptReport
 from covey_mesh.core.facts import EngineState, ModelLoad, PoolView, Task
@@ -40,7 +39,8 @@ ROUNDING_S = 1e-6
 """Sums of the same times in another order differ by less."""
 
 
-class _Hope(NamedTuple):
+@dataclass(slots=True)
+class _Hope:
     """What was believed of an assignment; `share` of the prompt was to be in the engine's prefix cache."""
 
     engine: EngineKey
@@ -116,7 +116,7 @@ class PoolAccount:
         held = self.holdings.by_machine(ask.model, ask.user) if ask.user else NOTHING_HELD
         if not held and not batch:
             return None
-        users = self.holdings.users_with(ask.model, (ask.user, *waiting))
+        users = self.holdings.users_with(ask.model, ask.user, waiting)
         others = self.audience.others(ask.model, ask.user, now_s)
         return Room(held, users, others, self.holdings.batch(ask.model) if batch else None, self._settings)
 
@@ -143,38 +143,43 @@ class PoolAccount:
 
     def assign(self, key: RequestKey, ranking: Ranking, index: int) -> int:
         """Remember an assignment to the machine at `index`; the prompt tokens that it will have to compute."""
-        question, chosen = ranking.question, ranking.machines[index]
-        ask, machine = question.ask, chosen.candidate.machine
-        prompt = uncached_tokens(ask, ranking.cached[index])
-        seconds = prompt_s(ask, chosen, ranking.cached[index])
-        tokens = ask.prompt_tokens + question.output_tokens
-        report = self.view.members[machine.node_id].load
-        self.inflight.reserve(
-            Reservation(
-                key,
-                ask.attempt,
-                machine.node_id,
-                ask.model,
-                tokens,
-                question.now_s,
-                prompt,
-                seconds,
-                0.0,
-                ask.prompt_tokens,
-            ),
-            (report.incarnation, report.sequence),
+        question, chosen, cached = ranking.question, ranking.machines[index], ranking.cached[index]
+        ask, machine, settings = question.ask, chosen.candidate.machine, self._settings
+        node_id, model, prompt = machine.node_id, ask.model, uncached_tokens(ask, cached)
+        report = self.view.members[node_id].load
+        # By position: by name it would take twice as long.
+        reservation = Reservation(
+            key,
+            ask.attempt,
+            node_id,
+            model,
+            ask.prompt_tokens + question.output_tokens,
+            question.now_s,
+            prompt,
+            prompt_s(ask, chosen, cached),
+            0.0,
+            ask.prompt_tokens,
+            ask.user,
+            ask.priority >= PRIORITY_LOWEST,
+            settings.output_token_weight * question.output_tokens,
         )
-        charge = self._settings.output_token_weight * question.output_tokens
-        self.holdings.began(key, ask.model, ask.user, machine.node_id, ask.priority >= PRIORITY_LOWEST, charge)
-        total = chosen.load.kv_cache_tokens_total
-        capacity = max(1, total // self._settings.tokens_per_block) if total else 0
-        use = self._prefixes.add(machine.node_id, ask.model, machine.generation, ask.prefix_hashes, capacity)
-        if use.number:
-            share = ranking.cached[index] / max(1, ask.prompt_tokens)
-            self._hopes[key] = _Hope((machine.node_id, ask.model), machine.generation, use, share)
-            while len(self._hopes) > self._settings.known_requests_max:
-                self._hopes.popitem(last=False)
+        self.inflight.reserve(reservation, (report.incarnation, report.sequence))
+        self.holdings.began(reservation)
+        if ask.prefix_hashes:
+            use = self._prefixes.add(
+                node_id, model, machine.generation, ask.prefix_hashes, self._blocks_held_by(chosen)
+            )
+            if use.number:
+                share = cached / ask.prompt_tokens if ask.prompt_tokens > 1 else float(cached)
+                self._hopes[key] = _Hope((node_id, model), machine.generation, use, share)
+                if len(self._hopes) > settings.known_requests_max:
+                    self._hopes.popitem(last=False)
         return prompt
+
+    def _blocks_held_by(self, machine: Standing) -> int:
+        """As many as its KV cache can hold; 0: unknown."""
+        tokens = machine.load.kv_cache_tokens_total
+        return max(1, tokens // self._settings.tokens_per_block) if tokens else 0
 
     def runs_already(self, key: RequestKey, ask: Ask, node_id: NodeId, now_s: float) -> float | None:
         """Remember what others have assigned; the charge for its expected answer. None: no such machine."""
@@ -195,16 +200,16 @@ class PoolAccount:
             max(1, ask.prompt_tokens),
             0.0 if standing is None else prompt_s(ask, standing, 0),
             whole_prompt_tokens=ask.prompt_tokens,
+            user=ask.user,
+            batch=ask.priority >= PRIORITY_LOWEST,
+            answer_charge=self._settings.output_token_weight * output,
         )
         self.inflight.runs_already(reservation, (member.load.incarnation, member.load.sequence), load)
-        charge = self._settings.output_token_weight * output
-        self.holdings.began(key, ask.model, ask.user, node_id, ask.priority >= PRIORITY_LOWEST, charge)
+        self.holdings.began(reservation)
         if standing is not None:
-            total = load.kv_cache_tokens_total
-            capacity = max(1, total // self._settings.tokens_per_block) if total else 0
             generation = standing.candidate.machine.generation
-            self._prefixes.add(node_id, ask.model, generation, ask.prefix_hashes, capacity)
-        return charge
+            self._prefixes.add(node_id, ask.model, generation, ask.prefix_hashes, self._blocks_held_by(standing))
+        return reservation.answer_charge
 
     def ended(self, key: RequestKey, report: AttemptReport) -> None:
         """The engine may have told how much of the prompt it had: the index learns from what it had not."""
@@ -285,12 +290,14 @@ class PoolAccount:
 
     def _cached(self, ask: Ask, machines: Sequence[Standing], standings: Standings) -> list[int]:
         cached = [0] * len(machines)
+        if not ask.prefix_hashes:
+            return cached
         depths = self._prefixes.matches(ask.model, ask.prefix_hashes)
         if not depths:
             return cached
-        places, most = standings.places(machines), max(0, ask.prompt_tokens - 1)
+        places, most, block = standings.places(machines), max(0, ask.prompt_tokens - 1), self._settings.tokens_per_block
         for blocks, holders in depths:
-            tokens = min(blocks * self._settings.tokens_per_block, most)
+            tokens = blocks * block if blocks * block < most else most
             for node_id in holders:
                 place = places.get(node_id)
                 if place is not None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from covey_mesh.core.asking import AttemptReport, GrantedWork
+from covey_mesh.core.frozen import frozen
 from covey_scheduler.core.machine import TOKENS_MAX, clamp_int
 from covey_scheduler.core.policy import Ranking
 from covey_scheduler.core.settings import SchedulerSettings
 
 
-class Charge(NamedTuple):
+@frozen
+class Charge:
     """Weighted tokens."""
 
     prompt: float = 0.0
@@ -27,9 +27,11 @@ NOTHING = Charge()
 def expected_charge(ranking: Ranking, uncached: int, settings: SchedulerSettings) -> Charge:
     """For the ask on a machine that has to compute `uncached` of its prompt's tokens: the rest nearly free, and the
     usual answer."""
-    cached = max(0, ranking.question.ask.prompt_tokens - uncached)
-    prompt = uncached + settings.cached_token_weight * cached
-    return Charge(prompt, settings.output_token_weight * ranking.question.output_tokens)
+    question = ranking.question
+    prompt, cached = float(uncached), question.ask.prompt_tokens - uncached
+    if cached > 0:
+        prompt += settings.cached_token_weight * cached
+    return Charge(prompt, settings.output_token_weight * question.output_tokens)
 
 
 def true_charge(expected: Charge, report: AttemptReport, settings: SchedulerSettings) -> Charge:

@@ -45,9 +45,13 @@ class AnswerLengths:
         """Never above max_tokens where the client set it; 0 for embeddings."""
         if task is Task.EMBED:
             return 0
-        of_model = self._sums.get((ask.model, None), NO_ANSWERS)
-        expected = _mean(of_model, self._settings.expected_output_tokens)
-        expected = _mean(self._sums.get((ask.model, ask.user), NO_ANSWERS), expected)
+        expected: float = self._settings.expected_output_tokens
+        of_model = self._sums.get((ask.model, None))
+        if of_model is not None:
+            expected = _mean(of_model, expected)
+            of_user = self._sums.get((ask.model, ask.user))
+            if of_user is not None:
+                expected = _mean(of_user, expected)
         tokens, limit = round(expected), ask.max_output_tokens
         return limit if 0 < limit < tokens else tokens
 

@@ -143,23 +143,27 @@ def busy(question: Question, machine: Standing, settings: SchedulerSettings, roo
     if load.waiting_requests:
         return f"busy: {load.waiting_requests} waiting"
     here = None if room is None else room.here(known.node_id, load.running_limit)
-    kept = "" if here is None else _kept(load.running_limit, running, here)
-    if kept:
-        return kept
-    ahead_s = machine.prompts_done_at_s - question.now_s
-    if here is not None and here.by_step:
-        ahead_s += last_step_s(machine)
+    ahead_s, ahead_s_max = machine.prompts_done_at_s - question.now_s, settings.start_ahead_s
+    if here is not None:
+        kept = _kept(load.running_limit, running, here)
+        if kept:
+            return kept
+        ahead_s_max = here.ahead_s
+        if here.by_step:
+            ahead_s += last_step_s(machine)
     # A prior may be wrong by any factor: a guess is no reason to hold an ask back.
-    if ahead_s > (settings.start_ahead_s if here is None else here.ahead_s) and known.speeds.measured:
+    if ahead_s > ahead_s_max and known.speeds.measured:
         return f"busy: {ahead_s:.2f} s of prompts before it"
-    if not running or not load.kv_cache_tokens_total:
+    total = load.kv_cache_tokens_total
+    if not running or not total:
         # An idle machine is never busy, whatever it says of its cache: else a wrong count would starve it.
         return ""
-    free = load.kv_cache_tokens_total - machine.kv_tokens_held
+    free, need = total - machine.kv_tokens_held, question.ask.prompt_tokens + question.output_tokens
     if here is not None:
-        free -= int(load.kv_cache_tokens_total * here.kept)
-    need = min(question.ask.prompt_tokens + question.output_tokens, load.kv_cache_tokens_total)
-    return f"busy: {max(free, 0)} KV-cache tokens free, {need} needed" if free < need else ""
+        free -= int(total * here.kept)
+    if free >= need or free >= total:
+        return ""
+    return f"busy: {max(free, 0)} KV-cache tokens free, {min(need, total)} needed"
 
 
 def last_step_s(machine: Standing) -> float:

@@ -5,19 +5,10 @@ Kept in step with inflight.py, which says when an assignment has ended. Not here
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
 
 from covey_mesh.core.names import NodeId
-from covey_scheduler.core.inflight import RequestKey
-
-
-class _Held(NamedTuple):
-    model: str
-    user: str
-    node_id: NodeId
-    batch: bool
-    answer_charge: float
+from covey_scheduler.core.inflight import Reservation
 
 
 class _User:
@@ -32,43 +23,38 @@ class _User:
 
 
 NONE: Mapping[NodeId, int] = {}
+NOBODY: frozenset[str] = frozenset()
 
 
 class Holdings:
     """As many entries as assignments are in flight."""
 
     def __init__(self) -> None:
-        self._by_key: dict[RequestKey, _Held] = {}
+        self._count = 0
         self._users: dict[tuple[str, str], _User] = {}
         self._names: dict[str, set[str]] = {}
         self._batch: dict[str, dict[NodeId, int]] = {}
 
     def __len__(self) -> int:
-        return len(self._by_key)
+        return self._count
 
-    def began(
-        self, key: RequestKey, model: str, user: str, node_id: NodeId, batch: bool = False, answer_charge: float = 0.0
-    ) -> None:
-        """`answer_charge`: what the user is charged for an answer whose length nobody knows yet."""
-        if key in self._by_key:
-            self.ended(key)
-        self._by_key[key] = _Held(model, user, node_id, batch, answer_charge)
-        found = self._users.get((model, user))
-        if found is None:
-            found = self._users[model, user] = _User()
-            self._names.setdefault(model, set()).add(user)
-        found.total += 1
-        found.answers_charged += answer_charge
-        found.places[node_id] = found.places.get(node_id, 0) + 1
-        if batch:
-            counts = self._batch.setdefault(model, {})
+    def began(self, held: Reservation) -> None:
+        """Each one ends once."""
+        self._count += 1
+        node_id, who = held.node_id, (held.model, held.user)
+        user = self._users.get(who)
+        if user is None:
+            user = self._users[who] = _User()
+            self._names.setdefault(held.model, set()).add(held.user)
+        user.total += 1
+        user.answers_charged += held.answer_charge
+        user.places[node_id] = user.places.get(node_id, 0) + 1
+        if held.batch:
+            counts = self._batch.setdefault(held.model, {})
             counts[node_id] = counts.get(node_id, 0) + 1
 
-    def ended(self, key: RequestKey) -> None:
-        """Safe to call for a key that holds nothing."""
-        held = self._by_key.pop(key, None)
-        if held is None:
-            return
+    def ended(self, held: Reservation) -> None:
+        self._count -= 1
         user = self._users[held.model, held.user]
         user.total -= 1
         user.answers_charged -= held.answer_charge
@@ -97,9 +83,12 @@ class Holdings:
         found = self._users.get((model, user))
         return 0.0 if found is None else found.answers_charged
 
-    def users_with(self, model: str, others: Iterable[str]) -> int:
-        """Users that hold places or are among `others`."""
-        return len(self._names.get(model, set()).union(others))
+    def users_with(self, model: str, user: str, waiting: Collection[str]) -> int:
+        """`user` and all others that hold places or are waiting."""
+        names = self._names.get(model, NOBODY)
+        if waiting:
+            return len(names.union(waiting, (user,)))
+        return len(names) if user in names else len(names) + 1
 
     def batch(self, model: str) -> Mapping[NodeId, int]:
         """Places with batch work, by machine; a copy."""

@@ -30,7 +30,8 @@ class Reservation:
     """One assignment. `tokens`: the whole prompt plus output expected, as the node reserves them; `prompt_s`: seconds
     the machine needs for what of the prompt it has not cached, `prompt_tokens`;
     `prompts_upto_s`: of all prompts ever assigned there, this one included (set when reserved);
-    `whole_prompt_tokens`: the cached ones too (0: unknown)."""
+    `whole_prompt_tokens`: the cached ones too (0: unknown); `answer_charge`: what the user is charged for an answer
+    whose length nobody knows yet."""
 
     key: RequestKey
     attempt: int
@@ -42,6 +43,9 @@ class Reservation:
     prompt_s: float = 0.0
     prompts_upto_s: float = 0.0
     whole_prompt_tokens: int = 0
+    user: str = ""
+    batch: bool = False
+    answer_charge: float = 0.0
     known_mark: int = -1
 
     @property
@@ -97,7 +101,7 @@ class Inflight:
     """Reservations end with the attempt's report, with their machine, or, if no load report shows them, in time.
     `ended` is called for each that does."""
 
-    def __init__(self, settings: SchedulerSettings, ended: Callable[[RequestKey], None] = lambda key: None) -> None:
+    def __init__(self, settings: SchedulerSettings, ended: Callable[[Reservation], None] = lambda held: None) -> None:
         self._settings = settings
         self._ended = ended
         self._by_key: OrderedDict[RequestKey, Reservation] = OrderedDict()
@@ -168,7 +172,7 @@ class Inflight:
         reservation = self._by_key.pop(key, None)
         if reservation is None:
             return
-        self._ended(key)
+        self._ended(reservation)
         place = self._places[reservation.node_id][reservation.model]
         if self._unreported.pop(key, None) is not None:
             del place.unreported[key]
@@ -269,8 +273,8 @@ class Inflight:
     def _end_reported(self, place: _Place, keys: Sequence[RequestKey]) -> None:
         """The machine has them no longer: a gateway's report of their end was lost, or is on its way."""
         for key in keys:
-            del self._by_key[key], place.reported[key]
-            self._ended(key)
+            del self._by_key[key]
+            self._ended(place.reported.pop(key))
 
     def _correct_prompts(self, place: _Place, load: ModelLoad, now_s: float) -> None:
         """No more can be left than the prompts that the machine says are left, and what it does not know yet; and no
@@ -299,9 +303,8 @@ class Inflight:
     def _forget_place(self, node_id: NodeId, model: str) -> None:
         place = self._places[node_id].pop(model)
         for key in (*place.unreported, *place.reported):
-            del self._by_key[key]
             self._unreported.pop(key, None)
-            self._ended(key)
+            self._ended(self._by_key.pop(key))
         self._changed(node_id, model)
 
 

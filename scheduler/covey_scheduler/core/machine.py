@@ -88,7 +88,8 @@ def clamp(value: float, low: float, high: float) -> float:
 
 
 def clamp_int(value: int, high: int) -> int:
-    return min(max(int(value), 0), high)
+    whole = int(value)
+    return 0 if whole < 0 else high if whole > high else whole
 
 
 def clean_load(load: ModelLoad) -> ModelLoad:

@@ -23,7 +23,8 @@ def equals(ranking: Ranking, best: int) -> list[int]:
     cost = ranking.costs[best]
     if not ranking.policy.ties_s:
         return [index for index, other in enumerate(ranking.costs) if other <= cost]
-    limit = cost + max(TIE_S, ranking.settings.tie_tolerance * cost)
+    slack_s = ranking.settings.tie_tolerance * cost
+    limit = cost + (slack_s if slack_s > TIE_S else TIE_S)
     if not _another_within(ranking.costs, best, limit):
         return [best]
     near = [index for index, other in enumerate(ranking.costs) if other <= limit]
@@ -58,7 +59,7 @@ class Rotation:
     def pick(self, ranking: Ranking, best: int) -> int:
         """`best`, or the one of its equals, not busy either, whose turn it is; records the turn."""
         model = ranking.question.ask.model
-        same, picked = equals(ranking, best), best
+        same, picked = equals(ranking, best) if len(ranking.costs) > 1 else (), best
         if len(same) > 1:
             free = [index for index in same if index == best or not ranking.busy(index)]
             picked = min(free, key=lambda index: self._turns.get((model, _node(ranking, index)), -1))

@@ -111,8 +111,9 @@ def predict(question: Question, machine: Standing, cached: int, settings: Schedu
 
 def prompt_s(ask: Ask, machine: Standing, cached: int) -> float:
     """Seconds for what of the prompt is not cached, the longer context of long prompts included."""
-    factor = length_factor(ask.prompt_tokens, cached, machine.attention_per_token)
-    return uncached_tokens(ask, cached) * machine.prefill_s_per_token * factor
+    tokens = ask.prompt_tokens
+    new = tokens - cached if tokens - cached > 1 else 1
+    return new * machine.prefill_s_per_token * length_factor(tokens, cached, machine.attention_per_token)
 
 
 def _doubt(machine: Standing, settings: SchedulerSettings) -> float:
@@ -121,4 +122,5 @@ def _doubt(machine: Standing, settings: SchedulerSettings) -> float:
 
 def uncached_tokens(ask: Ask, cached: int) -> int:
     """At least one: an engine always computes the prompt's last token."""
-    return max(1, ask.prompt_tokens - cached)
+    new = ask.prompt_tokens - cached
+    return new if new > 1 else 1

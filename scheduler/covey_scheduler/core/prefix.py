@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
-from typing import NamedTuple
+from itertools import islice
 
 from covey_mesh.core.names import NodeId
 
@@ -44,9 +45,10 @@ PENDING_MAX = 1024
 """Uses of one engine's cache whose end is awaited; the oldest counts as ended."""
 
 
-class Use(NamedTuple):
+@dataclass(slots=True)
+class Use:
     """One prompt that was sent to an engine. `found`: when the part of it that was known had last been used before, as
-    a count of uses; 0: no part was, or it may not have been computed yet."""
+    a count of uses; 0: no part was, or it may not have been computed yet. Never assigned to."""
 
     number: int
     found: int = 0
@@ -56,13 +58,14 @@ NO_USE = Use(0)
 
 
 class _Blocks:
-    """`hashes`: block -> number of the use that touched it last, in that order."""
+    """`hashes`: block -> number of the use that touched it last, in that order. (A dict keeps the order in which keys
+    were put in, and is quicker than an OrderedDict as long as its first ones are taken out many at a time.)"""
 
     __slots__ = ("evicted_tokens", "generation", "hashes", "pending", "tells", "told_of_evictions", "uses")
 
     def __init__(self, generation: tuple[int, int]) -> None:
         self.generation = generation
-        self.hashes: OrderedDict[int, int] = OrderedDict()
+        self.hashes: dict[int, int] = {}
         self.pending: OrderedDict[int, None] = OrderedDict()
         self.uses = 0
         self.tells = False
@@ -133,26 +136,30 @@ class PrefixIndex:
             self._forget(key)
             engine = self._engines[key] = _Blocks(generation)
         self._engines.move_to_end(key)
-        known, holders = engine.hashes, self._holders.setdefault(model, {})
-        before = len(known)
+        holders = self._holders.get(model)
+        if holders is None:
+            holders = self._holders[model] = {}
+        known, before = engine.hashes, len(engine.hashes)
         engine.uses = number = engine.uses + 1
         found = 0
         # Deepest block first, so that the oldest entries are always the ends of prefixes, never their beginnings.
         for each in reversed(hashes[:BLOCKS_MAX]):
-            if each in known:
-                found = found or known[each]
-                known.move_to_end(each)
-            else:
-                holders.setdefault(each, []).append(node_id)
+            last = known.pop(each, 0)
             known[each] = number
+            if last:
+                found = found or last
+            elif each in holders:
+                holders[each].append(node_id)
+            else:
+                holders[each] = [node_id]
         use = Use(number, 0 if found in engine.pending else found)
         engine.pending[number] = None
         if len(engine.pending) > PENDING_MAX:
             engine.pending.popitem(last=False)
-        highest = min(self._blocks_max, capacity_blocks) if capacity_blocks else self._blocks_max
-        while len(known) > highest:
-            self._let_go(key, known.popitem(last=False)[0])
         self._total += len(known) - before
+        highest = min(self._blocks_max, capacity_blocks) if capacity_blocks else self._blocks_max
+        if len(known) > highest:
+            self._forget_oldest(key, engine, len(known) - highest)
         while self._total > self._blocks_total_max and len(self._engines) > 1:
             self._forget(next(iter(self._engines)))
         return use
@@ -182,14 +189,21 @@ class PrefixIndex:
         # Of what the cache held before, so much was ours.
         evicted_blocks = since // self._tokens_per_block
         share = min(1.0, len(engine.hashes) / max(1, held_blocks + evicted_blocks))
-        for _ in range(min(len(engine.hashes), round(evicted_blocks * share))):
-            self._let_go(key, engine.hashes.popitem(last=False)[0])
-            self._total -= 1
+        self._forget_oldest(key, engine, round(evicted_blocks * share))
 
     def _forget_until(self, key: EngineKey, engine: _Blocks, number: int) -> None:
         """What was used for the last time then or earlier."""
-        while engine.hashes and engine.hashes[next(iter(engine.hashes))] <= number:
-            self._let_go(key, engine.hashes.popitem(last=False)[0])
+        count = 0
+        for used in engine.hashes.values():
+            if used > number:
+                break
+            count += 1
+        self._forget_oldest(key, engine, count)
+
+    def _forget_oldest(self, key: EngineKey, engine: _Blocks, count: int) -> None:
+        for block in list(islice(engine.hashes, count)):
+            del engine.hashes[block]
+            self._let_go(key, block)
             self._total -= 1
 
     def keep_only(self, nodes: Collection[NodeId]) -> None:

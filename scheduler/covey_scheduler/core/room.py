@@ -19,7 +19,7 @@ from covey_mesh.core.names import NodeId
 from covey_scheduler.core.clean_ask import PRIORITY_LOWEST
 from covey_scheduler.core.settings import SchedulerSettings
 
-NOBODY: Mapping[NodeId, int] = {}
+NEVER = float("-inf")
 
 
 class Here(NamedTuple):
@@ -71,40 +71,49 @@ def fair_share(places: int, users: int) -> int:
     return max(1, places // (users + 1))
 
 
+class _Heard:
+    """Of one model: the user heard last and when, when another one was before, and when anything above batch work."""
+
+    __slots__ = ("before_s", "last_s", "last_user", "pressing_s")
+
+    def __init__(self, user: str) -> None:
+        self.last_user = user
+        self.last_s = self.before_s = self.pressing_s = NEVER
+
+
 class Audience:
     """Who was heard lately, by model: enough to say whether anybody else was. Two users are remembered, not all."""
 
     def __init__(self, settings: SchedulerSettings) -> None:
         self._settings = settings
-        self._users: OrderedDict[str, OrderedDict[str, float]] = OrderedDict()
-        self._pressing_at_s: OrderedDict[str, float] = OrderedDict()
+        self._models: OrderedDict[str, _Heard] = OrderedDict()
 
     def heard(self, model: str, user: str, priority: int, now_s: float) -> None:
-        users = self._users.get(model)
-        if users is None:
-            users = self._users[model] = OrderedDict()
-        users[user] = now_s
-        users.move_to_end(user)
-        if len(users) > 2:
-            users.popitem(last=False)
-        self._users.move_to_end(model)
+        heard = self._models.get(model)
+        if heard is None:
+            heard = self._models[model] = _Heard(user)
+            if len(self._models) > self._settings.models_max:
+                self._models.popitem(last=False)
+        else:
+            self._models.move_to_end(model)
+        if heard.last_user != user:
+            heard.last_user, heard.before_s = user, heard.last_s
+        heard.last_s = now_s
         if priority < PRIORITY_LOWEST:
-            self._pressing_at_s[model] = now_s
-            self._pressing_at_s.move_to_end(model)
-        if len(self._users) > self._settings.models_max:
-            forgotten, _ = self._users.popitem(last=False)
-            self._pressing_at_s.pop(forgotten, None)
+            heard.pressing_s = now_s
 
     def others(self, model: str, user: str, now_s: float) -> bool:
         """True if a user other than this one was heard within `others_remembered_s`."""
-        heard: Mapping[str, float] = self._users.get(model, {})
-        within_s = self._settings.others_remembered_s
-        return any(name != user and now_s - at_s <= within_s for name, at_s in heard.items())
+        heard = self._models.get(model)
+        if heard is None:
+            return False
+        at_s = heard.last_s if heard.last_user != user else heard.before_s
+        return now_s - at_s <= self._settings.others_remembered_s
 
     def pressing(self, model: str, now_s: float) -> bool:
         """True if work above batch was heard within `pressing_remembered_s`."""
-        return now_s - self._pressing_at_s.get(model, float("-inf")) <= self._settings.pressing_remembered_s
+        heard = self._models.get(model)
+        return heard is not None and now_s - heard.pressing_s <= self._settings.pressing_remembered_s
 
     def clear(self) -> None:
-        self._users.clear()
-        self._pressing_at_s.clear()
+        self._models.clear()

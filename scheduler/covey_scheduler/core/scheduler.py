@@ -279,7 +279,7 @@ class Scheduler:
         """Correct the charge to what was really done, once; count failures of the machine, not its refusals."""
         true = true_charge(known.charged, report, self._settings)
         if known.told:
-            true = true._replace(prompt=0.0)
+            true = Charge(0.0, true.output)
         self._queues.charge(known.model, known.user, true.total - known.charged.total)
         known.charged = true
         if report.refused:

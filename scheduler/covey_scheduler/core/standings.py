@@ -54,7 +54,7 @@ class Standings:
     def passing(self, ask: Ask) -> tuple[Sequence[Standing], Sequence[Rejection]]:
         """Who may serve this ask, and everybody else with the reason."""
         self._handed_out = True
-        if ask.context_tokens <= self._prompt_tokens_safe and not ask.excluded:
+        if (ask.longest_prompt_tokens or ask.prompt_tokens) <= self._prompt_tokens_safe and not ask.excluded:
             return self._passing, self._rejected
         passing: list[Standing] = []
         rejected: list[Rejection] = []
