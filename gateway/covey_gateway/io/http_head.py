@@ -42,16 +42,28 @@ def header_lines(pairs: Iterable[tuple[str, str]]) -> bytes:
     return "".join(f"{clean(name)}: {clean(value)}\r\n" for name, value in pairs).encode("ascii")
 
 
+def start(head: AnswerHead) -> bytes:
+    """Status line, content-type and everything that tells where the answer came from."""
+    lines = _repeated_lines(
+        head.status, head.content_type, head.node_id or "", head.node_name, head.model, head.attempts, head.why
+    )
+    request_id = head.request_id if head.request_id.isprintable() else clean(head.request_id)
+    seldom = _seldom_lines(head) if head.parts or head.retry_after_s else b""
+    return b"%bx-request-id: %b\r\n%b" % (lines, request_id.encode("ascii", "replace"), seldom)
+
+
 @lru_cache(maxsize=1024)
-def _who(node_id: str, node_name: str, model: str, attempts: int) -> bytes:
-    lines = (("x-covey-node", node_name), ("x-covey-node-id", node_id), ("x-covey-model", model))
-    named = header_lines((name, value) for name, value in lines if value)
-    return b"%bx-covey-attempts: %d\r\n" % (named, attempts)
-
-
-@lru_cache(maxsize=256)
-def _line(name: str, value: str) -> bytes:
-    return header_lines(((name, value),))
+def _repeated_lines(
+    status: int, content_type: str, node_id: str, node_name: str, model: str, attempts: int, why: str
+) -> bytes:
+    """What is the same from answer to answer."""
+    reason = header_lines((("x-covey-why", why),)) if why else b""
+    return (
+        _first_lines(status, content_type)
+        + _who(node_id, node_name, model)
+        + b"x-covey-attempts: %d\r\n" % attempts
+        + reason
+    )
 
 
 @lru_cache(maxsize=256)
@@ -59,21 +71,13 @@ def _first_lines(status: int, content_type: str) -> bytes:
     return status_line(status) + header_lines((("content-type", content_type),))
 
 
-def start(head: AnswerHead) -> bytes:
-    """Status line, content-type and everything that tells where the answer came from."""
-    request_id = head.request_id
-    if not (request_id.isascii() and request_id.isprintable()):
-        request_id = clean(request_id)
-    return b"%b%bx-request-id: %b\r\n%b%b" % (
-        _first_lines(head.status, head.content_type),
-        _who(head.node_id or "", head.node_name, head.model, head.attempts),
-        request_id.encode("ascii"),
-        _line("x-covey-why", head.why) if head.why else b"",
-        _seldom(head) if head.parts or head.retry_after_s else b"",
-    )
+@lru_cache(maxsize=1024)
+def _who(node_id: str, node_name: str, model: str) -> bytes:
+    lines = (("x-covey-node", node_name), ("x-covey-node-id", node_id), ("x-covey-model", model))
+    return header_lines((name, value) for name, value in lines if value)
 
 
-def _seldom(head: AnswerHead) -> bytes:
+def _seldom_lines(head: AnswerHead) -> bytes:
     parts = b"x-covey-parts: %d\r\n" % head.parts if head.parts else b""
     return parts + (b"retry-after: %d\r\n" % head.retry_after_s if head.retry_after_s else b"")
 
