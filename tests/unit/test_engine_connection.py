@@ -46,6 +46,9 @@ class Rig:
         self.body, self.pieces = b"", 0
         self.ends: list[Failure | None] = []
 
+    def answered(self, request: EngineRequest, connection: EngineConnection) -> None:
+        self.released(connection)
+
     def released(self, connection: EngineConnection) -> None:
         self.released_count += 1
 

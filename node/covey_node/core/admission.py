@@ -278,6 +278,11 @@ class Admission:
             del self._live[ticket.request_id]
         return self._admit_waiting() if self._waiting else []
 
+    def answered(self, ticket: Ticket, prompt_tokens: int, output_tokens: int) -> list[Ticket]:
+        """The attempt is over with the engine's own counts: as `corrected`, and then `release`."""
+        ticket.prompt_tokens, ticket.output_tokens = prompt_tokens, output_tokens
+        return self.release(ticket)
+
     def progressed(self, ticket: Ticket, tokens: int) -> None:
         """Output arrived; an answer that outgrows its reservation reserves what it really holds."""
         ticket.output_tokens += tokens

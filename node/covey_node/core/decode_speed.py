@@ -6,13 +6,14 @@ is one observation and not as many as there are streams. Not here: which time wa
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import dataclass, field
 
 from covey_mesh.core.speeds import POINTS_MAX, DecodePoint
 from covey_node.core import robust
 from covey_node.core.change import Change
-from covey_node.core.observations import Estimate, Observation, Window, sound
+from covey_node.core.observations import SECONDS_MIN, Estimate, Observation, Window
 from covey_node.core.speed_record import DecodeMemory
 
 SLOT_S = 0.5
@@ -74,7 +75,7 @@ class DecodeSpeed:
     ) -> None:
         """One stream got `tokens` in `seconds`, beside `batch` - 1 others, with so much context each; during
         `prompts_s` of it prompts were computed, too."""
-        if not sound(tokens, seconds):
+        if not (tokens > 0 and SECONDS_MIN <= seconds < math.inf):  # `sound`
             return
         slot = self._slot
         if slot is not None and now_s - slot.from_s >= SLOT_S:

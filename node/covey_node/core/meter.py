@@ -248,18 +248,44 @@ class Meter:
     def answered_whole(
         self, metered: Metered, prompt_tokens: int, output_tokens: int, now_s: float, cached_tokens: int = 0
     ) -> None:
-        """An answer in one piece, with its true token counts. Without output (embeddings) its time was prefill;
-        else what prefill is known to take is taken off, and the rest was decode."""
+        """An answer in one piece, with its true token counts. Without output (embeddings) its time was prefill."""
         self._now_s = now_s
         metered.output_tokens = output_tokens
-        elapsed_s = now_s - metered.mark_s
         if output_tokens == 0:
             self._embedded(self._work(prompt_tokens, cached_tokens), metered.mark_s, now_s)
+        else:
+            area = self._streams.seconds(now_s) - metered.area
+            self._sample_whole(metered, prompt_tokens, output_tokens, now_s, cached_tokens, area)
+
+    def whole_over(
+        self, metered: Metered, prompt_tokens: int, output_tokens: int, now_s: float, cached_tokens: int
+    ) -> None:
+        """`answered_whole`, and then `ended`."""
+        if output_tokens == 0 or self._embeddings is not None:
+            self.answered_whole(metered, prompt_tokens, output_tokens, now_s, cached_tokens)
+            self.ended(metered, now_s)
             return
-        prefill, decode_s = self.prefill_tokens_per_s, elapsed_s
+        self._now_s = now_s
+        self._wholes -= 1
+        area = self._streams.change(-1, now_s) - metered.area
+        self._sample_whole(metered, prompt_tokens, output_tokens, now_s, cached_tokens, area)
+
+    def _sample_whole(
+        self,
+        metered: Metered,
+        prompt_tokens: int,
+        output_tokens: int,
+        now_s: float,
+        cached_tokens: int,
+        area: float,
+    ) -> None:
+        """What prefill is known to take is taken off, and the rest was decode. `area`: seconds of all streams since it
+        began."""
+        elapsed_s = decode_s = now_s - metered.mark_s
+        prefill = self.prefill_tokens_per_s
         if prefill:
             decode_s -= self._work(prompt_tokens, cached_tokens) / prefill
-        batch = (self._streams.seconds(now_s) - metered.area) / elapsed_s if elapsed_s > 0 else 1.0
+        batch = area / elapsed_s if elapsed_s > 0 else 1.0
         prompts_s = self._long_prompts.seconds(now_s) - metered.prompts_s
         self._sample(output_tokens, decode_s, batch, prompt_tokens + output_tokens / 2, now_s, prompts_s)
 

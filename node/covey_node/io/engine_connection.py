@@ -37,6 +37,9 @@ class Pool(Protocol):
     @property
     def known_heads(self) -> KnownHeads: ...
 
+    def answered(self, request: EngineRequest, connection: EngineConnection) -> None:
+        """`forget`, and then `released`."""
+
     def released(self, connection: EngineConnection) -> None:
         """It may serve the next request."""
 
@@ -243,13 +246,13 @@ class EngineConnection(asyncio.Protocol):
         """Nothing of the answer was handed on before."""
         sink, request.sink = request.sink, None
         self._request = request.connection = None
-        self._pool.forget(request)
-        if not keep_alive or not self.usable:
-            self.abort()
-        else:
+        if keep_alive and self.usable:
             if request.paused:
                 self.set_reading(True)
-            self._pool.released(self)
+            self._pool.answered(request, self)
+        else:
+            self._pool.forget(request)
+            self.abort()
         if sink is not None:
             sink.whole(head.status, head.content_type, head.retry_after_s, body, None)
 

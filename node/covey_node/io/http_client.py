@@ -89,6 +89,17 @@ class EngineClient:
         if self._waiting and request.connection is None and request in self._waiting:
             self._waiting.remove(request)
 
+    def answered(self, request: EngineRequest, connection: EngineConnection) -> None:
+        """The request is over, and its connection may serve the next one."""
+        active = self._active
+        active.discard(request)
+        if not active:
+            self._drained.set()
+        if self._waiting or len(self._idle) >= IDLE_CONNECTIONS_MAX or self._closed:
+            self.released(connection)
+        else:
+            self._idle.append(connection)
+
     def released(self, connection: EngineConnection) -> None:
         """The connection may serve the next request."""
         if self._waiting:

@@ -201,15 +201,16 @@ class ServedModel:
 
     def answered(self, attempt: Attempt, usage: Usage | None) -> None:
         """A whole answer ended; of one that ended well, its true token counts are learned, where it tells them."""
-        metered = attempt.metered
-        if metered is not None:
-            now_s = self._clock()
-            if usage is not None:
-                prompt_tokens, output_tokens = usage.prompt_tokens, usage.output_tokens
-                self._admission.corrected(attempt.ticket, prompt_tokens, output_tokens)
-                self._meter.answered_whole(metered, prompt_tokens, output_tokens, now_s, usage.cached_tokens)
-            self._meter.ended(metered, now_s)
-        self._gone(attempt)
+        metered, ticket = attempt.metered, attempt.ticket
+        if usage is None or metered is None:
+            self.over(attempt, complete=True)
+            return
+        prompt_tokens, output_tokens = usage.prompt_tokens, usage.output_tokens
+        self._meter.whole_over(metered, prompt_tokens, output_tokens, self._clock(), usage.cached_tokens)
+        del self._attempts[ticket]
+        for waiting in self._admission.answered(ticket, prompt_tokens, output_tokens):
+            self._run(self._attempts[waiting])
+        self._changed()
 
     def streamed(self, metered: Metered | None, tail: bytes) -> None:
         """A stream ended well with its usage: what of the prompt was cached was no work."""
@@ -222,12 +223,8 @@ class ServedModel:
         metered = attempt.metered
         if metered is not None:
             self._meter.ended(metered, self._clock(), complete)
-        self._gone(attempt)
-
-    def _gone(self, attempt: Attempt) -> None:
-        ticket = attempt.ticket
-        del self._attempts[ticket]
-        for waiting in self._admission.release(ticket):
+        del self._attempts[attempt.ticket]
+        for waiting in self._admission.release(attempt.ticket):
             self._run(self._attempts[waiting])
         self._changed()
 
