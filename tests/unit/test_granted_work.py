@@ -23,6 +23,7 @@ from covey_scheduler.core.expectation import AnswerLengths
 from covey_scheduler.core.granted import Granted
 from covey_scheduler.core.grants import LIKE_IT
 from covey_scheduler.core.machine import TOKENS_MAX
+from covey_scheduler.core.room import Audience
 from covey_scheduler.core.scheduler import Scheduler
 from covey_scheduler.core.settings import SchedulerSettings
 
@@ -506,7 +507,7 @@ def test_granted_and_assigned_together_stay_within_the_share(steps: list[tuple[s
 
 
 def test_many_grants_and_tellings_leave_sums_exact() -> None:
-    account = Granted(SETTINGS)
+    account = Granted(SETTINGS, Audience(SETTINGS))
     model = account._model(MODEL)
     for number in range(20):
         model.add(granted._Given(NodeId(f"{number % 3:032x}"), 7, 1000 + number, 1.0 + number))

@@ -14,10 +14,12 @@ from collections.abc import Sequence
 
 from covey_mesh.core.asking import Grant
 from covey_mesh.core.names import NodeId
+from covey_scheduler.core.clean_ask import PRIORITY_LOWEST
 from covey_scheduler.core.filters import Rejection
-from covey_scheduler.core.grants import grant_with, nobody_else
+from covey_scheduler.core.grants import grant_with, nobody_else, places_left
 from covey_scheduler.core.machine import REQUESTS_MAX
 from covey_scheduler.core.policy import Ranking
+from covey_scheduler.core.room import Audience
 from covey_scheduler.core.settings import SchedulerSettings
 
 GRANTS_MAX = 64
@@ -85,23 +87,29 @@ class _Model:
 class Granted:
     """Of one leader, for all models. Times are readings of the clock that events carry."""
 
-    def __init__(self, settings: SchedulerSettings) -> None:
+    def __init__(self, settings: SchedulerSettings, audience: Audience) -> None:
         self._settings = settings
+        self._audience = audience
         self._counts_s = settings.grant_valid_s + settings.settle_s
         self._models: OrderedDict[str, _Model] = OrderedDict()
         self._untold: OrderedDict[tuple[NodeId, str], int] = OrderedDict()
 
-    def grant(self, now_s: float, gateway: NodeId, ranking: Ranking, others: bool) -> Grant | None:
+    def grant(self, now_s: float, gateway: NodeId, ranking: Ranking) -> Grant | None:
         """What comes with the assignment of this ranking's ask to its only machine, counted from now on."""
-        name = ranking.question.ask.model
+        ask, settings, audience = ranking.question.ask, self._settings, self._audience
+        name = ask.model
         model = self._models.get(name)
         if model is None:
             model = self._model(name)
         if model.given:
             model.expire(now_s)
-        if len(model.given) >= GRANTS_MAX or not self._alone(model, ranking.rejected):
+        places = places_left(ranking, model.requests, settings)
+        if places < 1 or len(model.given) >= GRANTS_MAX or not self._alone(model, ranking.rejected):
             return None
-        grant = grant_with(ranking, others, model.requests, model.tokens, self._settings)
+        if ask.priority >= PRIORITY_LOWEST and audience.pressing(name, now_s):
+            return None
+        others = audience.others(name, ask.user, now_s)
+        grant = grant_with(ranking, places, others, model.requests, model.tokens, settings)
         if grant is not None:
             model.add(_Given(gateway, grant.requests, grant.prompt_tokens, now_s + self._counts_s))
             self._owes(gateway, name, grant.requests)

@@ -36,23 +36,25 @@ def nobody_else(rejected: Sequence[Rejection]) -> bool:
     return all(each.failed.name in OUT_OF_IT for each in rejected)
 
 
+def places_left(ranking: Ranking, out_requests: int, settings: SchedulerSettings) -> int:
+    """Of the share of its places that the only machine of this ranking may have in use, what the ask leaves; asked
+    first, since it is what mostly says no. `out_requests` may start there already without an ask, or have, and were not
+    told as over."""
+    machine = ranking.machines[0]
+    return int(machine.load.running_limit * settings.grant_share) - machine.running - machine.waiting - 1 - out_requests
+
+
 def grant_with(
-    ranking: Ranking, others: bool, out_requests: int, out_tokens: int, settings: SchedulerSettings
+    ranking: Ranking, places: int, others: bool, out_requests: int, out_tokens: int, settings: SchedulerSettings
 ) -> Grant | None:
     """What comes with the assignment of this ask to the only machine of its ranking; None: nothing.
 
-    `others`: other users were heard of lately. `out_*`: requests and their prompt tokens that may start there already
-    without an ask, or have, and were not told as over.
+    `places`: left, at least one. `others`: other users were heard of lately. `out_tokens`: prompt tokens of
+    `out_requests`.
     """
     question, machine, candidate = ranking.question, ranking.machines[0], ranking.machines[0].candidate
-    ask, known = question.ask, candidate.machine
-    load = known.load
-    assert load is not None, "filters come first"
-    share = settings.grant_share
-    requests = int(load.running_limit * share) - machine.running - machine.waiting - 1 - out_requests
-    if requests < 1 or ask.excluded or candidate.recent_failures:
-        return None
-    if not known.speeds.measured or load.state is not EngineState.READY:
+    ask, load, speeds = question.ask, machine.load, candidate.machine.speeds
+    if ask.excluded or candidate.recent_failures or not speeds.measured or load.state is not EngineState.READY:
         return None
     within_s = settings.crowd_ahead_s if others else settings.grant_prompt_s
     left_s = machine.prompts_done_at_s - question.now_s
@@ -60,11 +62,13 @@ def grant_with(
     tokens = min(int(within_s / machine.prefill_s_per_token) - out_tokens, GRANT_PROMPT_TOKENS_MAX)
     # Requests are taken to be like this one, so that not much of the one is left when the other is used up.
     prompt = max(1, ask.prompt_tokens)
-    requests = min(requests, tokens // prompt, GRANT_REQUESTS_MAX)
+    requests = min(places, tokens // prompt, GRANT_REQUESTS_MAX)
     cache = load.kv_cache_tokens_total
     if cache and requests >= 1:
         need = prompt + question.output_tokens
-        requests = min(requests, (int(cache * share) - machine.kv_tokens_held) // need - 1 - out_requests)
+        requests = min(
+            requests, (int(cache * settings.grant_share) - machine.kv_tokens_held) // need - 1 - out_requests
+        )
     if requests < 1:
         return None
     return Grant(requests, min(tokens, LIKE_IT * requests * prompt), settings.grant_valid_s)

@@ -67,7 +67,7 @@ class Scheduler:
         self._pool = PoolAccount(self_id, self._settings, self._policy)
         self._queues = Queues(self._settings, self._pool.holdings)
         self._known = KnownRequests(self._settings.known_requests_max)
-        self._granted = Granted(self._settings)
+        self._granted = Granted(self._settings, self._pool.audience)
         self._rotation = Rotation()
         self._unix_s = 0.0
         self._wake_at_s: float | None = None
@@ -230,17 +230,10 @@ class Scheduler:
         index = machine_to_start(ranking, ask.waited_s)
         if index is None:
             return None
-        grant = self._grant(now_s, key[0], ranking) if len(ranking.machines) == 1 else None
+        grant = self._granted.grant(now_s, key[0], ranking) if len(ranking.machines) == 1 else None
         self._queues.pass_through(ask)
         chosen = self._rotation.pick(ranking, index)
         return self._assign(key, ranking, chosen, known, ask.waited_s, grant)
-
-    def _grant(self, now_s: float, gateway: NodeId, ranking: Ranking) -> Grant | None:
-        """Leave to start more where this ask starts alone."""
-        ask, audience = ranking.question.ask, self._pool.audience
-        if ask.priority >= PRIORITY_LOWEST and audience.pressing(ask.model, now_s):
-            return None
-        return self._granted.grant(now_s, gateway, ranking, audience.others(ask.model, ask.user, now_s))
 
     def _reported(self, now_s: float, gateway: NodeId, report: AttemptReport) -> list[Effect]:
         key = (gateway, report.request_id)
