@@ -128,7 +128,11 @@ class TokenRatio:
     def learn(self, model: str, prompt_bytes: int, prompt_tokens: int) -> None:
         if prompt_tokens <= 0 or prompt_bytes <= 0:
             return
-        sample = min(self.LARGEST, max(self.SMALLEST, prompt_bytes / prompt_tokens))
+        sample = prompt_bytes / prompt_tokens
+        if sample < self.SMALLEST:
+            sample = self.SMALLEST
+        elif sample > self.LARGEST:
+            sample = self.LARGEST
         before = self._ratios.get(model)
         if before is None:
             if len(self._ratios) >= self.MODELS_MAX:

@@ -11,7 +11,7 @@ import re
 
 from covey_gateway.core.errors import invalid_field
 from covey_gateway.core.paths import PathKind
-from covey_gateway.core.request_body import ABSENT, Body, Number, read_body
+from covey_gateway.core.request_body import ABSENT, Body, read_body
 
 BYTES_PER_TOKEN = 4.0
 """Bytes of English JSON text a token: the planning figure until a model's own is known (event_stream.TokenRatio)."""
@@ -129,10 +129,11 @@ class RoutingFields:
 def read_routing_fields(body: bytes, kind: PathKind) -> RoutingFields:
     """Raises GatewayError (400) for anything that is not a JSON object with usable fields."""
     decoded = read_body(body)
-    choices = 1
-    if decoded.n is not None:
-        choices = max(1, _count(decoded.n, "n", CHOICES_MAX) or 0)
-    one_prompt, content = _content(decoded)
+    choices = 1 if decoded.n is None else max(1, _count(decoded.n, "n", CHOICES_MAX))
+    if decoded.messages is not ABSENT:
+        one_prompt = content = bytes(decoded.messages)
+    else:
+        one_prompt, content = _other_content(decoded)
     prompt = content
     if decoded.tools is not ABSENT or decoded.system is not ABSENT:
         prompt = bytes(decoded.tools) + bytes(decoded.system) + content
@@ -160,15 +161,12 @@ def read_routing_fields(body: bytes, kind: PathKind) -> RoutingFields:
     )
 
 
-def _content(decoded: Body) -> tuple[bytes, bytes]:
-    """What is one prompt for certain, and what stands for the prompt, be it one or many; raw JSON."""
-    if decoded.messages is not ABSENT:
-        content = bytes(decoded.messages)
-        return content, content
-    if decoded.prompt is not ABSENT:
-        content = bytes(decoded.prompt)
-        return content if content.startswith(b'"') else b"", content
-    return b"", bytes(decoded.input)
+def _other_content(decoded: Body) -> tuple[bytes, bytes]:
+    """Without messages: what is one prompt for certain, and what stands for the prompt, be it one or many; raw JSON."""
+    if decoded.prompt is ABSENT:
+        return b"", bytes(decoded.input)
+    content = bytes(decoded.prompt)
+    return content if content.startswith(b'"') else b"", content
 
 
 def _listed(content: bytes, kind: PathKind) -> tuple[int, bool]:
@@ -191,23 +189,32 @@ def _text_bytes(prompt: bytes) -> int:
 def _output_bound(decoded: Body, kind: PathKind, choices: int) -> int | None:
     if kind is _EMBEDDING or kind is _OTHER:
         return 0
-    newest = responses = None
+    bound: int | None = None
     if decoded.max_completion_tokens is not None or decoded.max_output_tokens is not None:
-        newest = _count(decoded.max_completion_tokens, "max_completion_tokens", TOKENS_MAX)
-        responses = _count(decoded.max_output_tokens, "max_output_tokens", TOKENS_MAX)
-    bound = _count(decoded.max_tokens, "max_tokens", TOKENS_MAX)
-    if newest is not None or responses is not None:
-        bound = responses if newest is None else newest
+        bound = _newer_bound(decoded)
+    elif decoded.max_tokens is not None:
+        bound = _count(decoded.max_tokens, "max_tokens", TOKENS_MAX)
     if bound is None or choices == 1:
         return bound
     return min(TOKENS_MAX, bound * choices)
 
 
-def _count(value: Number, param: str, most: int) -> int | None:
-    if value is None:
-        return None
+def _newer_bound(decoded: Body) -> int | None:
+    """Of the newer names for it one counts; what stands under the others must be numbers all the same."""
+    bound: int | None = None
+    if decoded.max_completion_tokens is not None:
+        bound = _count(decoded.max_completion_tokens, "max_completion_tokens", TOKENS_MAX)
+    if decoded.max_output_tokens is not None:
+        responses = _count(decoded.max_output_tokens, "max_output_tokens", TOKENS_MAX)
+        bound = responses if bound is None else bound
+    if decoded.max_tokens is not None:
+        _count(decoded.max_tokens, "max_tokens", TOKENS_MAX)
+    return bound
+
+
+def _count(value: int | float, param: str, most: int) -> int:
     if isinstance(value, float) and not value.is_integer():
         raise invalid_field(f"`{param}`: Expected `int`, got `float`", param)
     if value < 0:
         raise invalid_field(f"`{param}`: must not be negative", param)
-    return min(int(value), most)
+    return int(value) if value < most else most
