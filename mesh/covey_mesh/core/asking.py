@@ -133,7 +133,8 @@ class Grant:
     machines give a leader (grants.py).
 
     What is started so is told to the leader in sums (GrantedWork); what goes on for long also by `Ask.running_on`.
-    Batch work, and what has a deadline, asks all the same.
+    Batch work, and what has a deadline, asks all the same. A further grant comes beside what is left of an earlier one,
+    which ends when it would have ended.
     """
 
     requests: int
