@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 MODULES = {
     "covey_gateway.core": "access circuit event_stream held_answer kept_answer offer progress records request "
-    "request_continuing request_placing request_serving request_state retrying sharing waiting_line",
+    "request_continuing request_placing request_serving request_state retrying routing_fields sharing waiting_line",
     "covey_gateway.io": "flight http_connection http_exchange http_head http_request known_head runner",
     "covey_scheduler.core": "account charges clean_ask collecting deadlines decisions expectation fairness filters "
     "granted grants holdings inflight known loading machine machine_cache pickers planning policy prediction prefix "
