@@ -45,7 +45,7 @@ class AnswerLengths:
         """Never above max_tokens where the client set it; 0 for embeddings."""
         if task is Task.EMBED:
             return 0
-        expected: float = self._settings.expected_output_tokens
+        expected = float(self._settings.expected_output_tokens)
         of_model = self._sums.get((ask.model, None))
         if of_model is not None:
             expected = _mean(of_model, expected)
