@@ -27,9 +27,9 @@ from covey import compiled
 ROOT = Path(__file__).resolve().parent.parent
 
 MODULES = {
-    "covey_gateway.core": "access circuit event_stream held_answer kept_answer offer progress records request "
+    "covey_gateway.core": "access circuit event_stream grants held_answer kept_answer offer progress records request "
     "request_continuing request_placing request_serving request_state retrying routing_fields sharing waiting_line",
-    "covey_gateway.io": "flight http_connection http_exchange http_head http_request known_head runner",
+    "covey_gateway.io": "alone flight http_connection http_exchange http_head http_request known_head runner straight",
     "covey_scheduler.core": "account charges clean_ask collecting deadlines decisions expectation fairness filters "
     "granted grants holdings inflight known loading machine machine_cache pickers planning policy prediction prefix "
     "queue queues room scheduler standing standings unfinished "
@@ -37,8 +37,8 @@ MODULES = {
     "covey_scheduler.io": "service",
     "covey_mesh.core": "flow framing",
     "covey_mesh.io": "batching opened served writing",
-    "covey_node.core": "admission change decode_speed engine_progress measured meter observations occupancy "
-    "prefill_speed retry_after robust",
+    "covey_node.core": "admission change decode_speed engine_progress known_heads measured meter observations "
+    "occupancy prefill_speed retry_after robust usage",
     "covey_node.io": "attempt engine_connection http_client served_model",
 }
 """Package -> its compiled modules."""

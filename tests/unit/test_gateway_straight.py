@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.support.gateway import SELF, A, B, CountingObserver, FakeAttempt, FakeClient, FakeMesh, member
+from tests.support.gateway import SELF, A, B, FakeAttempt, FakeClient, FakeMesh, member
 from tests.support.gateway_pool import CHAT, Pool
 
 from covey_gateway.core.front import IncomingRequest
@@ -391,17 +391,22 @@ def test_a_bug_while_it_is_answered_ends_it_alone(pool: Pool, caplog: pytest.Log
     grant(pool)
     client, _, attempt = opened_straight(pool)
     other, _, other_attempt = opened_straight(pool)
-
-    class Broken(CountingObserver):
-        def attempt_ended(self) -> None: ...
-
-    pool.runner.attempt_ended = lambda node_id, model: 1 / 0  # type: ignore[assignment, method-assign, return-value]
+    pool.runner.now_s = lambda: 1 / 0
     whole(attempt)
     assert client.status == 500
     assert "bug in the request runner" in caplog.text
-    del pool.runner.attempt_ended
+    pool.runner.now_s = pool.timers.clock
     whole(other_attempt)
     assert other.status == 200
+
+
+def test_a_bug_in_the_books_does_not_answer_twice(pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
+    grant(pool)
+    client, _, attempt = opened_straight(pool)
+    pool.runner.unix_s = lambda: 1 / 0
+    whole(attempt)
+    assert (client.status, client.ended) == (200, 1)
+    assert "bug in the request runner" in caplog.text
 
 
 def test_ids_name_this_gateway(pool: Pool) -> None:

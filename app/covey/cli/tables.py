@@ -158,9 +158,11 @@ def _decision_line(decision: Json, names: Mapping[str, str]) -> Text:
     chosen = names.get(decision["chosen_node_id"], decision["chosen_node_id"][:8]) or "none"
     when = time.strftime("%H:%M:%S", time.localtime(decision["decided_at_unix_s"]))
     waited = f" after {decision['queued_for_s']:.2f} s in the queue" if decision["queued_for_s"] >= 0.01 else ""
+    who = f"under a grant of the leader {decider}"
+    if decision["decided_by"] != "grant":
+        who = f"decided by the {decision['decided_by']} {decider}"
     return Text(
-        f"{when} attempt {decision['attempt']}: {decision['outcome']} to {chosen}{waited}, decided by the "
-        f"{decision['decided_by']} {decider} ({decision['policy']})"
+        f"{when} attempt {decision['attempt']}: {decision['outcome']} to {chosen}{waited}, {who} ({decision['policy']})"
     )
 
 

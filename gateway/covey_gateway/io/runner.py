@@ -11,6 +11,7 @@ import functools
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
@@ -33,7 +34,7 @@ from covey_gateway.core.retrying import BufferBudget
 from covey_gateway.core.routing_fields import BYTES_PER_TOKEN, RoutingFields, read_routing_fields
 from covey_gateway.core.settings import RequestSettings
 from covey_gateway.core.sharded_request import ShardedRequest
-from covey_gateway.core.sharing import BATCH, UsersAhead, class_of, sharing_name
+from covey_gateway.core.sharing import BATCH, INTERACTIVE, UsersAhead, class_of, sharing_name
 from covey_gateway.core.waiting_line import WaitingLines
 from covey_gateway.io.alone import Alone, ChooseAlone
 from covey_gateway.io.flight import Flight, Timers
@@ -103,7 +104,9 @@ class RequestRunner:
         self._sharded: dict[str, ShardedFlight] = {}
         self._sharded_budget = BufferBudget(self._sharding.held_total_bytes_max)
         self._part_surroundings = PartSurroundings(self)
-        self._straights = Straights(self, self._ratio)
+        self._straights = Straights(self, mesh.open_on, self._ratio)
+        self._grants = self._straights.grants
+        self._local_user = sharing_name("", mesh.self_id, b"")
         self._in_flight: dict[NodeId, int] = {}
         self._leader = mesh.view().leader
         self._distrusted: tuple[NodeId, float] | None = None
@@ -118,7 +121,6 @@ class RequestRunner:
         self._starts = FairStarts[Flight]()
         self._draining = False
         self._empty = asyncio.Event()
-        self._empty.set()
         mesh.subscribe(self)
 
     # --- FrontDoor ---------------------------------------------------------------------------------------------------
@@ -137,14 +139,13 @@ class RequestRunner:
         kind = ENGINE_PATHS.get(request.path)
         if kind is None:
             raise errors.path_not_found("POST", request.path)
-        fields = read_routing_fields(request.body, kind)
-        offered = self._offered()
+        fields, now_s = read_routing_fields(request.body, kind), self._clock()
+        offered = self._offered(now_s)
         model = fields.model or self._only_model(offered)
         limit = offered.get(model, 0)
-        if limit and fields.prompt_tokens_least > limit:
+        if not fields.may_fit(limit):
             raise errors.context_exceeded(limit, fields.prompt_tokens_least, "at least")
-        now_s = self._clock()
-        if self._straights.grants and request.deadline_s is None and fields.choices == 1 and not fields.batch:
+        if self._grants and request.deadline_s is None and fields.choices == 1 and not fields.batch:
             granted = self._begin_granted(request_id, request, fields, model, limit, now_s, sink)
             if granted is not None:
                 return granted
@@ -173,11 +174,14 @@ class RequestRunner:
     ) -> ActiveRequest | None:
         """None: it has to ask. Nobody passes those who wait for their turn to begin, and work that yields to other
         work always asks."""
-        priority = class_of(request.priority, fields.service_tier, self._best_classes.get(request.user, 0))
-        prompt_tokens = fields.prompt_tokens(self._ratio.of(model), 0)
-        if priority >= BATCH or self._starts or (limit and prompt_tokens >= limit):
+        if self._starts:
             return None
-        place = self._straights.grants.take(model, prompt_tokens, now_s)
+        best = self._best_classes.get(request.user, INTERACTIVE)
+        priority = class_of(request.priority, fields.service_tier, best)
+        prompt_tokens = fields.prompt_tokens(self._ratio.of(model), 0)
+        if priority >= BATCH or prompt_tokens >= limit > 0:
+            return None
+        place = self._grants.take(model, prompt_tokens, now_s)
         if place is None:
             return None
         if fields.streaming:
@@ -189,9 +193,10 @@ class RequestRunner:
         if output is None:
             output = self._settings.default_max_output_tokens
         forwarded = ForwardedRequest(request_id, 1, model, request.path, request.body, False, prompt_tokens, output)
-        user = sharing_name(request.user, self._mesh.self_id, fields.user)
-        self._empty.clear()
-        return self._straights.begin(forwarded, request, fields, place, user, priority, now_s, sink)
+        user = request.user or (sharing_name("", self._mesh.self_id, fields.user) if fields.user else self._local_user)
+        straight = Straight(self._straights, request, fields, forwarded, place, user, priority, now_s, sink)
+        self._straights.begin(straight)
+        return straight
 
     def _granted_flight(
         self,
@@ -212,8 +217,9 @@ class RequestRunner:
 
     def as_flight(self, straight: Straight) -> Flight:
         """See covey_gateway.io.straight.Owner."""
+        self._in_flight[straight.place.node_id] = self._in_flight.get(straight.place.node_id, 0) + 1
         model, arrived_s = straight.place.model, straight.arrived_s
-        limit = self._offered().get(model, 0)
+        limit = self._offered(arrived_s).get(model, 0)
         return self._granted_flight(
             straight.request_id, straight.incoming, straight.fields, model, limit, arrived_s, straight.sink
         )
@@ -250,7 +256,6 @@ class RequestRunner:
         flight = ShardedFlight(self, cut, machine, record, sink)
         self.records.add(record)
         self._sharded[facts.request_id] = flight
-        self._empty.clear()
         self.observer.request_started(facts.path, facts.model)
         self.observer.request_cut(facts.path, len(cut.parts))
         return flight
@@ -317,7 +322,6 @@ class RequestRunner:
         flight = Flight(around, machine, record, body, sink)
         (self.records if around is self else self._part_records).add(record)
         self._flights[facts.request_id] = flight
-        self._empty.clear()
         return flight
 
     def _record(self, facts: ev.RequestFacts) -> RequestRecord:
@@ -331,9 +335,8 @@ class RequestRunner:
             arrived_at_unix_s=self._unix_clock(),
         )
 
-    def _offered(self) -> dict[str, int]:
+    def _offered(self, now_s: float) -> dict[str, int]:
         read_at_s, offered = self._offer
-        now_s = self._clock()
         if now_s - read_at_s > OFFER_FRESH_S:
             offered = offer.contexts(self._mesh.view())
             self._offer = (now_s, offered)
@@ -348,7 +351,7 @@ class RequestRunner:
 
     def in_flight(self) -> Mapping[NodeId, int]:
         """Attempts open now, per machine."""
-        return dict(self._in_flight)
+        return self._straights.in_flight() + Counter(self._in_flight)
 
     @property
     def active(self) -> int:
@@ -358,6 +361,8 @@ class RequestRunner:
     async def drain(self, grace_s: float) -> bool:
         """Refuse what comes; let what is here finish. False if something was still running after `grace_s`."""
         self._draining = True
+        self._empty.clear()
+        self.note_landing()
         try:
             async with asyncio.timeout(grace_s):
                 await self._empty.wait()
@@ -388,15 +393,15 @@ class RequestRunner:
         self._leader = leader
         self._leader_heard_s = float("-inf")
         self._distrusted = None
-        self._straights.grants.void()
+        self._grants.void()
         for flight in self._all():
             self._feed(flight, ev.LeaderChanged(leader))
 
     def member_lost(self, node_id: NodeId, loss: LinkLoss) -> None:
         self._unlinked.add(node_id)
-        self._straights.grants.void_machine(node_id)
+        self._grants.void_machine(node_id)
         if node_id == self._leader:
-            self._straights.grants.void()
+            self._grants.void()
             for flight in self._all():
                 self._feed(flight, ev.LeaderUnreachable())
 
@@ -432,7 +437,7 @@ class RequestRunner:
         return self._mesh.send(leader, replace(ask, user_ahead_tokens=ahead) if ahead else ask)
 
     def decide_alone(self, ask: Ask) -> ev.Assigned | ev.NoCandidate:
-        return self._alone.decide(ask, self._in_flight)
+        return self._alone.decide(ask, self.in_flight())
 
     def _your_turn(self, request_id: str, place_freed: bool) -> None:
         """The line calls a request; one that is over leaves it."""
@@ -446,7 +451,7 @@ class RequestRunner:
         """A machine that this gateway doubts is not granted to it."""
         node_id, grant, decision = answer.node_id, answer.grant, answer.decision
         if node_id and grant is not None and decision is not None and not self._circuits.doubts(node_id, model):
-            self._straights.grants.told(Place(model, node_id, self.name_of(node_id), grant, decision, now_s), now_s)
+            self._grants.told(Place(model, node_id, self.name_of(node_id), grant, decision, now_s), now_s)
 
     def _note_ahead(self, leader: NodeId, answer: Answer, facts: ev.RequestFacts) -> None:
         if answer.outcome is Outcome.ASSIGNED:
@@ -462,7 +467,7 @@ class RequestRunner:
 
     def stalled(self, node_id: NodeId, model: str, label: str, silent_s: float) -> None:
         opened = self._circuits.stalled(self._clock(), node_id, model)
-        self._straights.grants.void_machine(node_id)
+        self._grants.void_machine(node_id)
         self.observer.stalled(label, node_id, opened)
         if opened:
             about = {"node": node_id, "model": label, "silent_s": round(silent_s, 1)}
@@ -491,7 +496,7 @@ class RequestRunner:
 
     def ask_timed_out(self, leader: NodeId) -> None:
         now_s = self._clock()
-        self._straights.grants.void()
+        self._grants.void()
         self.observer.ask_timed_out()
         if self._distrusted is None or self._distrusted[0] != leader or self._distrusted[1] <= now_s:
             # Once a while, not for each request that had asked.
@@ -508,7 +513,8 @@ class RequestRunner:
         self.note_landing()
 
     def note_landing(self) -> None:
-        if not self._flights and not self._sharded and not self._straights:
+        """For whoever waits until the last one has landed."""
+        if self._draining and not self.active:
             self._empty.set()
 
     @property

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections import Counter
+from collections.abc import Callable
 from typing import Protocol
 
 from covey_gateway.core import errors
@@ -142,6 +144,10 @@ class Straight:
         return self._rest
 
 
+OpenOn = Callable[[NodeId, ForwardedRequest, ResponseSink], Upstream]
+"""covey_mesh.core.ports.Mesh.open_on. Circuit breakers need not hear of it: what they doubt is not granted."""
+
+
 class Owner(Protocol):
     """What plain requests need of their runner."""
 
@@ -157,12 +163,8 @@ class Owner(Protocol):
 
     def unix_s(self) -> float: ...
 
-    def open_on(self, node_id: NodeId, request: ForwardedRequest, sink: ResponseSink) -> Upstream: ...
-
-    def attempt_ended(self, node_id: NodeId, model: str) -> None: ...
-
     def as_flight(self, straight: Straight) -> Flight:
-        """The same request with all its rules, not yet begun."""
+        """The same request with all its rules, not yet begun; its attempt counts as open from now on."""
 
     def tell_leader(self, work: GrantedWork) -> None: ...
 
@@ -173,10 +175,11 @@ class Owner(Protocol):
 class Straights:
     """All plain requests under way, what is granted, and what came of it."""
 
-    def __init__(self, owner: Owner, ratio: TokenRatio) -> None:
+    def __init__(self, owner: Owner, open_on: OpenOn, ratio: TokenRatio) -> None:
         self.grants = Grants()
         self._worked = Worked()
         self._owner = owner
+        self._open_on = open_on
         self._ratio = ratio
         self._running: dict[str, Straight] = {}
         self._flights: dict[str, Flight] = {}
@@ -185,26 +188,18 @@ class Straights:
     def __len__(self) -> int:
         return len(self._running)
 
-    def begin(
-        self,
-        forwarded: ForwardedRequest,
-        incoming: IncomingRequest,
-        fields: RoutingFields,
-        place: Place,
-        user: str,
-        priority: int,
-        now_s: float,
-        sink: ClientSink,
-    ) -> Straight:
+    def begin(self, straight: Straight) -> None:
         """Opened at once: nobody has to be asked."""
-        owner = self._owner
-        straight = Straight(self, incoming, fields, forwarded, place, user, priority, now_s, sink)
-        self._running[forwarded.request_id] = straight
-        owner.observer.request_started(forwarded.path, forwarded.model)
-        straight.upstream = owner.open_on(place.node_id, forwarded, straight)
+        forwarded = straight.forwarded
+        self._running[straight.request_id] = straight
+        self._owner.observer.request_started(forwarded.path, forwarded.model)
+        straight.upstream = self._open_on(straight.place.node_id, forwarded, straight)
         if self._timer is None:
-            self._timer = owner.timers.call_later(GRANTED_WORK_WITHIN_S, self._look)
-        return straight
+            self._timer = self._owner.timers.call_later(GRANTED_WORK_WITHIN_S, self._look)
+
+    def in_flight(self) -> Counter[NodeId]:
+        """Attempts open now, per machine; those of flights are counted by the runner."""
+        return Counter(straight.place.node_id for straight in self._running.values())
 
     def look_at(self, request_id: str) -> None:
         """Somebody asks for its record."""
@@ -223,35 +218,42 @@ class Straights:
     def answered(self, straight: Straight, content_type: str, body: bytes, usage: Usage | None) -> None:
         """The client first, then the books."""
         del self._running[straight.request_id]
+        place, told = straight.place, False
         try:
-            self._answer(straight, content_type, body, usage)
+            seconds = self._owner.now_s() - straight.arrived_s
+            straight.sink.whole(
+                AnswerHead(
+                    200, content_type, straight.request_id, place.model, place.node_id, place.node_name, 1, place.why
+                ),
+                body,
+            )
+            told = True
+            self._enter(straight, usage or Usage(*read_usage(body), read_cached_tokens(body)), seconds)
         except Exception:
             # As in a flight: a bug of ours ends this request alone.
             logger.exception("bug in the request runner", extra={"request_id": straight.request_id})
-            error = errors.internal()
-            straight.sink.whole(AnswerHead(error.status, errors.JSON, straight.request_id), error.body())
+            if not told:
+                error = errors.internal()
+                straight.sink.whole(AnswerHead(error.status, errors.JSON, straight.request_id), error.body())
         finally:
             self._owner.note_landing()
 
-    def _answer(self, straight: Straight, content_type: str, body: bytes, usage: Usage | None) -> None:
-        owner, place, forwarded = self._owner, straight.place, straight.forwarded
-        node_id, model, request_id = place.node_id, place.model, straight.request_id
-        seconds = owner.now_s() - straight.arrived_s
-        owner.attempt_ended(node_id, model)
-        straight.sink.whole(
-            AnswerHead(200, content_type, request_id, model, node_id, place.node_name, 1, place.why), body
-        )
-        if usage is None:
-            usage = Usage(*read_usage(body), read_cached_tokens(body))
-        prompt, output = usage.prompt_tokens, usage.output_tokens
+    def _enter(self, straight: Straight, usage: Usage, seconds: float) -> None:
+        """Into the books: what it was and took."""
+        owner, place, forwarded, fields = self._owner, straight.place, straight.forwarded, straight.fields
+        model, node_id, prompt = place.model, place.node_id, usage.prompt_tokens
         if not prompt:
             prompt = forwarded.prompt_tokens
-        elif not straight.fields.token_ids:
-            self._ratio.learn(model, straight.fields.text_bytes, prompt)
-        self._note(model, node_id, straight.user, straight.priority, prompt, output, usage.cached_tokens)
-        owner.observer.straight(forwarded.path, model, node_id, seconds, prompt, output)
+        elif not fields.token_ids:
+            self._ratio.learn(model, fields.text_bytes, prompt)
+        self._worked.ended(
+            model, node_id, straight.user, straight.priority, prompt, usage.output_tokens, usage.cached_tokens
+        )
+        if self._worked.full:
+            self.tell()
+        owner.observer.straight(forwarded.path, model, node_id, seconds, prompt, usage.output_tokens)
         owner.records.add_straight(
-            request_id, forwarded.path, model, forwarded.prompt_tokens, forwarded.max_output_tokens,
+            forwarded.request_id, forwarded.path, model, forwarded.prompt_tokens, forwarded.max_output_tokens,
             owner.unix_s() - seconds, node_id, place.decision, seconds, seconds,
         )  # fmt: skip
 
@@ -270,27 +272,14 @@ class Straights:
         if not prompt and not report.failed:
             prompt = facts.prompt_tokens
         tokens = prompt, report.output_tokens, report.cached_prompt_tokens
-        self._note(place.model, place.node_id, facts.user, facts.priority, *tokens, report.failed)
+        self._worked.ended(place.model, place.node_id, facts.user, facts.priority, *tokens, report.failed)
+        if self._worked.full:
+            self.tell()
 
     def tell(self) -> None:
         """Before the leader is asked, too: what is over can be granted anew."""
         if self._worked:
             self._worked.tell(self._owner.tell_leader)
-
-    def _note(
-        self,
-        model: str,
-        node_id: NodeId,
-        user: str,
-        priority: int,
-        prompt_tokens: int,
-        output_tokens: int,
-        cached_tokens: int,
-        failed: bool = False,
-    ) -> None:
-        self._worked.ended(model, node_id, user, priority, prompt_tokens, output_tokens, cached_tokens, failed)
-        if self._worked.full:
-            self.tell()
 
     def _look(self) -> None:
         """Tells the leader: of what ended in sums, of what goes on for longer one by one."""
