@@ -87,21 +87,26 @@ def test_what_the_leader_is_asked() -> None:
 # --- headers and metadata -----------------------------------------------------------------------------------------
 
 
+def with_headers(**headers: str) -> HttpRequest:
+    request = HttpRequest(0.0)
+    request.headers.update({name.replace("_", "-"): value for name, value in headers.items()})
+    return request
+
+
 @pytest.mark.parametrize("given", ["", "0", "-1", "+5", "1e3", "12.5", " 5", "86400001", "9" * 400, "٣", "soon"])
 def test_an_odd_deadline_is_the_clients_mistake(given: str) -> None:
-    request = HttpRequest(0.0, headers={"x-covey-deadline-ms": given})
+    request = with_headers(x_covey_deadline_ms=given)
     with pytest.raises(GatewayError) as refused:
         request.deadline_s()
     assert (refused.value.status, refused.value.param) == (400, "x-covey-deadline-ms")
 
 
 def test_deadlines_and_classes_over_http() -> None:
-    headers = {"x-covey-deadline-ms": str(DEADLINE_MS_MAX), "x-covey-priority": "Batch"}
-    assert HttpRequest(0.0, headers=headers).deadline_s() == 86_400.0
-    assert HttpRequest(0.0, headers=headers).priority() == BATCH
+    request = with_headers(x_covey_deadline_ms=str(DEADLINE_MS_MAX), x_covey_priority="Batch")
+    assert (request.deadline_s(), request.priority()) == (86_400.0, BATCH)
     assert (HttpRequest(0.0).deadline_s(), HttpRequest(0.0).priority()) == (None, None)
     with pytest.raises(GatewayError, match="interactive, normal or batch"):
-        HttpRequest(0.0, headers={"x-covey-priority": "urgent"}).priority()
+        with_headers(x_covey_priority="urgent").priority()
 
 
 def test_deadlines_and_classes_over_grpc() -> None:
@@ -323,9 +328,9 @@ def test_a_new_leader_takes_over_the_line() -> None:
     for _ in range(5):
         pool.ask_as("a")
     pool.play(0.5)
-    assert len(pool.runner._lines) == 4
+    assert len(pool.runner._alone._lines) == 4
     pool.mesh.lead(C)
-    assert len(pool.runner._lines) == 0
+    assert len(pool.runner._alone._lines) == 0
     waiting = [ask for ask in pool.mesh.asks if ask.running_on is None]
     assert len(waiting) == 4
     assert all(ask.waited_s >= 0.5 for ask in waiting)
