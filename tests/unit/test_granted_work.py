@@ -27,7 +27,7 @@ from covey_scheduler.core.room import Audience
 from covey_scheduler.core.scheduler import Scheduler
 from covey_scheduler.core.settings import SchedulerSettings
 
-SETTINGS = SchedulerSettings()
+SETTINGS = SchedulerSettings(grant_prompt_s=0.05)
 OTHER_GATEWAY = NodeId("e" * 32)
 A_QUARTER = 16
 """Of the machine's places."""
@@ -73,7 +73,7 @@ def outstanding(leader: Leader) -> tuple[int, int]:
 
 
 def test_an_idle_machine_that_alone_serves_the_model_is_granted_up_to_a_share_of_its_places() -> None:
-    grant = granted_to(Leader([machine()]), ask())
+    grant = granted_to(Leader([machine()], SETTINGS), ask())
     assert grant is not None
     assert grant.requests == A_QUARTER - 1, "one is taken by the ask itself"
     assert grant.valid_s == SETTINGS.grant_valid_s
@@ -82,7 +82,7 @@ def test_an_idle_machine_that_alone_serves_the_model_is_granted_up_to_a_share_of
 
 def test_prompts_are_granted_for_requests_like_the_ask() -> None:
     """More of them would only be held back from others."""
-    grant = granted_to(Leader([machine()]), ask(prompt_tokens=20))
+    grant = granted_to(Leader([machine()], SETTINGS), ask(prompt_tokens=20))
     assert grant is not None
     assert grant == replace(grant, requests=A_QUARTER - 1, prompt_tokens=LIKE_IT * 20 * (A_QUARTER - 1))
 
@@ -97,7 +97,7 @@ def test_prompts_are_granted_for_requests_like_the_ask() -> None:
     ids=["has not the model", "draining", "failed"],
 )
 def test_machines_that_could_not_take_it_do_not_count(second: Member) -> None:
-    assert granted_to(Leader([machine(), second]), ask()) is not None
+    assert granted_to(Leader([machine(), second], SETTINGS), ask()) is not None
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_machines_that_could_not_take_it_do_not_count(second: Member) -> None:
     ids=["slower", "full", "unreachable", "starting", "loading, as before", "with a shorter context"],
 )
 def test_nothing_is_granted_where_another_machine_could_take_a_request(second: Member) -> None:
-    assert granted_to(Leader([machine(), second]), ask()) is None
+    assert granted_to(Leader([machine(), second], SETTINGS), ask()) is None
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_nothing_is_granted_where_another_machine_could_take_a_request(second: M
     ],
 )  # fmt: skip
 def test_nothing_is_granted_on_a_machine_that_is_not_nearly_idle(load: dict[str, Any]) -> None:
-    assert granted_to(Leader([machine(1, load)]), ask()) is None
+    assert granted_to(Leader([machine(1, load)], SETTINGS), ask()) is None
 
 
 @pytest.mark.parametrize(
@@ -145,11 +145,11 @@ def test_nothing_is_granted_on_a_machine_that_is_not_nearly_idle(load: dict[str,
     ids=["a deadline", "something excluded", "a prompt as long as the grant"],
 )
 def test_some_asks_bring_nothing(fields: dict[str, Any]) -> None:
-    assert granted_to(Leader([machine()]), ask(**fields)) is None
+    assert granted_to(Leader([machine()], SETTINGS), ask(**fields)) is None
 
 
 def test_batch_work_brings_nothing_while_other_work_presses() -> None:
-    leader = Leader([machine()])
+    leader = Leader([machine()], SETTINGS)
     assert granted_to(leader, ask("alone", user="u", priority=2)) is not None
     leader.now_s += 1.0
     leader.placed(ask("pressing", user="u", priority=1))
@@ -158,7 +158,7 @@ def test_batch_work_brings_nothing_while_other_work_presses() -> None:
 
 
 def test_who_waited_brings_nothing() -> None:
-    leader = Leader([machine(1, {"max_context_tokens": 0})])
+    leader = Leader([machine(1, {"max_context_tokens": 0})], SETTINGS)
     leader.placed(ask("long", prompt_tokens=30_000))
     (queued,) = leader.ask(ask("waits"))
     assert (queued.outcome, queued.grant) == (Outcome.QUEUED, None)
@@ -179,7 +179,7 @@ def test_a_new_leader_grants_nothing_until_it_has_listened() -> None:
 
 
 def test_a_machine_that_has_just_failed_is_granted_nothing() -> None:
-    leader = Leader([machine()])
+    leader = Leader([machine()], SETTINGS)
     assert granted_to(leader, ask("a")) is not None
     leader.report("a", node_id=node(1), failed=True)
     leader.now_s += 1.0
@@ -190,21 +190,31 @@ def test_the_setting_turns_grants_off() -> None:
     assert granted_to(Leader([machine()], SchedulerSettings(grant_share=0.0)), ask()) is None
 
 
+def test_no_more_prompts_wait_than_an_ask_may_find_before_it() -> None:
+    usual = SchedulerSettings()
+    assert usual.grant_prompt_s <= usual.start_ahead_s
+    grant = granted_to(Leader([machine(1, {"running_limit": 4096})]), ask())
+    assert grant is not None
+    assert grant.prompt_tokens <= usual.start_ahead_s * 100_000 - 100
+
+
 def test_long_prompts_are_fewer_requests() -> None:
-    grant = granted_to(Leader([machine()]), ask(prompt_tokens=1000))
+    grant = granted_to(Leader([machine()], SETTINGS), ask(prompt_tokens=1000))
     assert grant is not None
     assert grant.requests == 3, "0.05 s are 5,000 tokens; the ask's own and three more fit well"
 
 
 def test_the_kv_cache_bounds_it_too() -> None:
-    grant = granted_to(Leader([machine(1, {"kv_cache_tokens_total": 8000, "kv_cache_tokens_free": 8000})]), ask())
+    grant = granted_to(
+        Leader([machine(1, {"kv_cache_tokens_total": 8000, "kv_cache_tokens_free": 8000})], SETTINGS), ask()
+    )
     assert grant is not None
     assert grant.requests == 9, "a quarter are 2,000 tokens: ten requests of 100 and 100, one of them the ask's"
 
 
 def test_beside_other_users_fewer_prompts_are_granted() -> None:
     """As much as a user's work may be before another's on that machine anyway."""
-    leader = Leader([machine()])
+    leader = Leader([machine()], SETTINGS)
     leader.placed(ask("before", user="light"))
     leader.report("before", node_id=node(1), output_tokens=1)
     leader.now_s += 1.0
@@ -219,7 +229,7 @@ def test_beside_other_users_fewer_prompts_are_granted() -> None:
 
 
 def test_what_was_granted_is_granted_once() -> None:
-    leader = Leader([machine()])
+    leader = Leader([machine()], SETTINGS)
     first = granted_to(leader, ask("a"))
     assert first is not None
     assert granted_to(leader, ask("b")) is None
@@ -228,7 +238,7 @@ def test_what_was_granted_is_granted_once() -> None:
 
 
 def test_what_is_told_as_over_may_be_granted_again() -> None:
-    leader = Leader([machine()])
+    leader = Leader([machine()], SETTINGS)
     granted_to(leader, ask("a"))
     tell(leader, work(6))
     again = granted_to(leader, ask("b"))
@@ -237,7 +247,7 @@ def test_what_is_told_as_over_may_be_granted_again() -> None:
 
 
 def test_what_one_gateway_tells_frees_nothing_of_another() -> None:
-    leader = Leader([machine(1, {"running_limit": 400})])
+    leader = Leader([machine(1, {"running_limit": 400})], SETTINGS)
     first = granted_to(leader, ask("a", prompt_tokens=300))
     tell(leader, work(8))
     second = granted_to(leader, ask("b", prompt_tokens=300), OTHER_GATEWAY)
@@ -251,7 +261,7 @@ def test_what_one_gateway_tells_frees_nothing_of_another() -> None:
 
 
 def test_a_second_machine_ends_the_granting_and_its_going_begins_it_again() -> None:
-    leader = Leader([machine()])
+    leader = Leader([machine()], SETTINGS)
     assert granted_to(leader, ask("a")) is not None
     for name, members in (("b", [machine(2, reachable=False)]), ("c", [machine(2)])):
         leader.now_s += 1.0
@@ -263,7 +273,7 @@ def test_a_second_machine_ends_the_granting_and_its_going_begins_it_again() -> N
 
 
 def test_a_grant_counts_no_longer_once_reports_must_show_what_began() -> None:
-    leader = Leader([machine()])
+    leader = Leader([machine()], SETTINGS)
     granted_to(leader, ask("a"))
     leader.report("a", node_id=node(1), output_tokens=1)
     leader.now_s += SETTINGS.grant_valid_s + 0.01
@@ -274,7 +284,7 @@ def test_a_grant_counts_no_longer_once_reports_must_show_what_began() -> None:
 
 
 def test_requests_that_a_report_shows_are_not_granted_again() -> None:
-    leader = Leader([machine()])
+    leader = Leader([machine()], SETTINGS)
     granted_to(leader, ask("a"))
     leader.report("a", node_id=node(1), output_tokens=1)
     leader.see(updated(machine(), model_load(running_limit=64, prefill_tokens_per_s=1e5, running_requests=12)))
@@ -285,7 +295,7 @@ def test_requests_that_a_report_shows_are_not_granted_again() -> None:
 
 
 def test_a_duplicate_of_an_ask_is_granted_nothing_more() -> None:
-    leader = Leader([machine()])
+    leader = Leader([machine()], SETTINGS)
     (first,) = leader.ask(ask())
     (again,) = leader.ask(ask())
     assert first.grant is not None
@@ -293,7 +303,7 @@ def test_a_duplicate_of_an_ask_is_granted_nothing_more() -> None:
 
 
 def test_grants_of_a_gateway_that_is_gone_count_no_more() -> None:
-    leader = Leader([machine()])
+    leader = Leader([machine()], SETTINGS)
     granted_to(leader, ask("a"))
     leader.scheduler.step(leader.now_s, events.GatewayLost(GATEWAY))
     assert outstanding(leader) == (0, 0)
@@ -303,7 +313,7 @@ def test_grants_of_a_gateway_that_is_gone_count_no_more() -> None:
 
 
 def test_another_leader_knows_of_no_grants() -> None:
-    leader = Leader([machine()])
+    leader = Leader([machine()], SETTINGS)
     granted_to(leader, ask("a"))
     leader.scheduler.step(leader.now_s, events.LostLeadership())
     leader.scheduler.step(leader.now_s, events.BecameLeader(Ballot(2, node(1))))
@@ -326,7 +336,7 @@ def test_bounds_of_the_account(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_told_is_charged_to_its_user_once() -> None:
-    leader = Leader([machine()])
+    leader = Leader([machine()], SETTINGS)
     granted_to(leader, ask("a", user="first"))
     before = counter(leader)
     tell(leader, work(6, cached_prompt_tokens=100))
@@ -336,7 +346,7 @@ def test_what_is_told_is_charged_to_its_user_once() -> None:
 
 
 def test_a_gateway_is_believed_for_what_it_was_granted() -> None:
-    leader = Leader([machine()])
+    leader = Leader([machine()], SETTINGS)
     grant = granted_to(leader, ask("a"))
     assert grant is not None
     before = counter(leader)
@@ -363,7 +373,7 @@ def test_a_gateway_is_believed_for_what_it_was_granted() -> None:
     ids=["nothing", "less than nothing", "negative", "huge", "a long name", "an unknown machine"],
 )  # fmt: skip
 def test_odd_sums_do_bounded_harm(told: GrantedWork) -> None:
-    leader = Leader([machine()])
+    leader = Leader([machine()], SETTINGS)
     granted_to(leader, ask("a"))
     before = counter(leader)
     tell(leader, told)
@@ -394,7 +404,7 @@ def test_several_answers_at_once_count_as_one_after_the_other() -> None:
 
 
 def test_answers_and_failures_are_learned_from_what_is_told() -> None:
-    leader = Leader([machine()])
+    leader = Leader([machine()], SETTINGS)
     granted_to(leader, ask("a"))
     tell(leader, work(10))
     (answer,) = leader.ask(ask("b", user="u", max_output_tokens=0))
@@ -409,7 +419,7 @@ def test_answers_and_failures_are_learned_from_what_is_told() -> None:
 
 def test_who_was_told_of_stands_where_an_ask_would_have_put_it() -> None:
     """Not behind the others for having been away: its counter begins where theirs are."""
-    leader = Leader([machine()])
+    leader = Leader([machine()], SETTINGS)
     granted_to(leader, ask("a", user="old", prompt_tokens=2000))
     leader.report("a", node_id=node(1), output_tokens=1000, prompt_tokens=2000)
     floor = counter(leader, "nobody yet")
@@ -424,7 +434,7 @@ def test_who_was_told_of_stands_where_an_ask_would_have_put_it() -> None:
 
 
 def test_a_granted_request_that_goes_on_is_known_by_its_own_ask_and_settled_by_its_report() -> None:
-    leader = Leader([machine()])
+    leader = Leader([machine()], SETTINGS)
     first = granted_to(leader, ask("a", user="u"))
     assert first is not None
     leader.report("a", node_id=node(1), output_tokens=10, prompt_tokens=100)
@@ -445,7 +455,7 @@ def test_a_granted_request_that_goes_on_is_known_by_its_own_ask_and_settled_by_i
 
 
 def test_what_ran_under_an_earlier_leader_is_charged_for_its_answer_alone() -> None:
-    leader = Leader([machine()])
+    leader = Leader([machine()], SETTINGS)
     leader.ask(ask("long", user="u", running_on=node(1)))
     leader.report("long", node_id=node(1), output_tokens=300, prompt_tokens=120)
     assert counter(leader) == pytest.approx(SETTINGS.output_token_weight * 300)
@@ -469,7 +479,7 @@ STEPS = st.lists(
 @given(STEPS, st.sampled_from([4, 16, 64, 1000]))
 def test_granted_and_assigned_together_stay_within_the_share(steps: list[tuple[str, int, int]], places: int) -> None:
     """Whatever gateways ask, tell and leave out: what may run by the leader's word, and what may still be told."""
-    leader = Leader([machine(1, {"running_limit": places})])
+    leader = Leader([machine(1, {"running_limit": places})], SETTINGS)
     running: dict[str, int] = {}
     grants: list[tuple[float, int, int, int]] = []
     untold = dict.fromkeys(range(3), 0)

@@ -2,7 +2,8 @@
 
 Where one machine alone serves a model and has plenty of room there is nothing to decide, and an ask costs more than
 the rest of a short request's way. So little is granted that nothing goes wrong: places up to a share of the machine's
-(`grant_share`), prompts that it computes in a moment (`grant_prompt_s`), for a moment (`grant_valid_s`).
+(`grant_share`), no more prompts before another than asks would bring there (`grant_prompt_s`), for a moment
+(`grant_valid_s`).
 
 Fairness: a grant is its gateway's, whoever asks there. So beside other users all prompts that wait at the machine, the
 granted ones included, are held to what a user with work there may have before another's (`crowd_ahead_s`, room.py);

@@ -97,8 +97,9 @@ class SchedulerSettings:
     grant_share: float = 0.25
     """A machine that alone serves a model may have this share of its places and KV cache in use before others are
     granted without an ask; 0: none ever are."""
-    grant_prompt_s: float = 0.05
-    """Prompts that may be granted ahead, by the machine's speed; beside other users it is `crowd_ahead_s`."""
+    grant_prompt_s: float = 0.25
+    """Prompts that may wait at the machine, those granted included: what an ask may find before it (`start_ahead_s`).
+    Beside other users it is `crowd_ahead_s`."""
     grant_valid_s: float = 0.25
 
     # --- deadlines (deadlines.py) -----------------------------------------------------------------------------
