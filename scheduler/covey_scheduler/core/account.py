@@ -104,8 +104,9 @@ class PoolAccount:
         """`ahead_s`: seconds of prompts that asks before this one will bring to a machine."""
         standings = self._refreshed(ask.model, now_s)
         machines, rejected = standings.passing(ask)
-        question = Question(ask, self._expected_output(ask, machines), now_s, turn)
-        cached = self._cached(ask, machines, standings)
+        task = machines[0].task if machines else Task.GENERATE
+        question = Question(ask, self.answers.expected(ask, task), now_s, turn)
+        cached = self._cached(ask, machines, standings) if ask.prefix_hashes else [0] * len(machines)
         if ahead_s:
             machines = [_with_ahead(machine, ahead_s, now_s) for machine in machines]
         return rank(question, machines, cached, rejected, self._policy, self._settings, room)
@@ -166,20 +167,13 @@ class PoolAccount:
         self.inflight.reserve(reservation, (report.incarnation, report.sequence))
         self.holdings.began(reservation)
         if ask.prefix_hashes:
-            use = self._prefixes.add(
-                node_id, model, machine.generation, ask.prefix_hashes, self._blocks_held_by(chosen)
-            )
+            use = self._prefixes.add(node_id, model, machine.generation, ask.prefix_hashes, chosen.cache_blocks)
             if use.number:
                 share = cached / ask.prompt_tokens if ask.prompt_tokens > 1 else float(cached)
                 self._hopes[key] = _Hope((node_id, model), machine.generation, use, share)
                 if len(self._hopes) > settings.known_requests_max:
                     self._hopes.popitem(last=False)
         return prompt
-
-    def _blocks_held_by(self, machine: Standing) -> int:
-        """As many as its KV cache can hold; 0: unknown."""
-        tokens = machine.load.kv_cache_tokens_total
-        return max(1, tokens // self._settings.tokens_per_block) if tokens else 0
 
     def runs_already(self, key: RequestKey, ask: Ask, node_id: NodeId, now_s: float) -> float | None:
         """Remember what others have assigned; the charge for its expected answer. None: no such machine."""
@@ -189,7 +183,7 @@ class PoolAccount:
             return None
         machines, _ = self._refreshed(ask.model, now_s).passing(ask)
         standing = next((each for each in machines if each.candidate.machine.node_id == node_id), None)
-        output = self._expected_output(ask, machines)
+        output = self.answers.expected(ask, machines[0].task if machines else Task.GENERATE)
         reservation = Reservation(
             key,
             ask.attempt,
@@ -208,7 +202,7 @@ class PoolAccount:
         self.holdings.began(reservation)
         if standing is not None:
             generation = standing.candidate.machine.generation
-            self._prefixes.add(node_id, ask.model, generation, ask.prefix_hashes, self._blocks_held_by(standing))
+            self._prefixes.add(node_id, ask.model, generation, ask.prefix_hashes, standing.cache_blocks)
         return reservation.answer_charge
 
     def ended(self, key: RequestKey, report: AttemptReport) -> None:
@@ -284,14 +278,8 @@ class PoolAccount:
         loading = load.state is EngineState.STARTING or self._loads.all
         return self._loads.ready_at_s(model, machine, now_s) if loading and self._policy.late_binding else READY
 
-    def _expected_output(self, ask: Ask, machines: Sequence[Standing]) -> int:
-        task = machines[0].load.task if machines else Task.GENERATE
-        return self.answers.expected(ask, task)
-
     def _cached(self, ask: Ask, machines: Sequence[Standing], standings: Standings) -> list[int]:
         cached = [0] * len(machines)
-        if not ask.prefix_hashes:
-            return cached
         depths = self._prefixes.matches(ask.model, ask.prefix_hashes)
         if not depths:
             return cached

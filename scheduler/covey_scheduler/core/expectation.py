@@ -48,16 +48,12 @@ class AnswerLengths:
         expected = float(self._settings.expected_output_tokens)
         of_model = self._sums.get((ask.model, None))
         if of_model is not None:
-            expected = _mean(of_model, expected)
+            expected = (of_model[0] + ANSWERS_BEFORE * expected) / (of_model[1] + ANSWERS_BEFORE)
             of_user = self._sums.get((ask.model, ask.user))
             if of_user is not None:
-                expected = _mean(of_user, expected)
+                expected = (of_user[0] + ANSWERS_BEFORE * expected) / (of_user[1] + ANSWERS_BEFORE)
         tokens, limit = round(expected), ask.max_output_tokens
         return limit if 0 < limit < tokens else tokens
-
-
-def _mean(sums: tuple[float, float], otherwise: float) -> float:
-    return (sums[0] + ANSWERS_BEFORE * otherwise) / (sums[1] + ANSWERS_BEFORE)
 
 
 def expected_output_tokens(ask: Ask, task: Task, settings: SchedulerSettings) -> int:

@@ -55,6 +55,19 @@ class VirtualCounters:
             if certain > self._floor:
                 self._floor = certain
 
+    def passed(self, user: str, tokens: float, ahead: float = 0.0) -> None:
+        """join(), then served(), where nobody waits before or after."""
+        value, floor = self._counters.get(user), self._floor
+        if value is None:
+            value = floor + min(max(ahead, 0.0), AHEAD_TOKENS_MAX)
+        elif value < floor:
+            value = floor
+        value += tokens
+        self._set(user, value)
+        certain = value - self._uncertain(user)
+        if certain > floor:
+            self._floor = certain
+
     def served(self, user: str, tokens: float, waiting: Collection[str]) -> float:
         """charge(), then ahead(), where nobody waiting means that with this the queue became empty."""
         certain = self._charged(user, tokens) - self._uncertain(user)

@@ -104,7 +104,8 @@ class Inflight:
     def __init__(self, settings: SchedulerSettings, ended: Callable[[Reservation], None] = lambda held: None) -> None:
         self._settings = settings
         self._ended = ended
-        self._by_key: OrderedDict[RequestKey, Reservation] = OrderedDict()
+        self.by_key: OrderedDict[RequestKey, Reservation] = OrderedDict()
+        """Changed by this class alone."""
         self._places: dict[NodeId, dict[str, _Place]] = {}
         self._unreported: OrderedDict[RequestKey, Reservation] = OrderedDict()
         self.look_at_s = NEVER
@@ -113,7 +114,7 @@ class Inflight:
         """Machines whose extra() has changed, by model; who keeps copies takes them out."""
 
     def __len__(self) -> int:
-        return len(self._by_key)
+        return len(self.by_key)
 
     def reserve(self, reservation: Reservation, report: tuple[int, int]) -> None:
         """Replaces an earlier attempt's. At the bound the oldest goes: it is the likeliest to have ended.
@@ -121,7 +122,7 @@ class Inflight:
         `report`: (incarnation, sequence) of the load that the assignment was made on.
         """
         key, made_at_s, prompt_s = reservation.key, reservation.made_at_s, reservation.prompt_s
-        if key in self._by_key:
+        if key in self.by_key:
             self.release(key)
         place = self._place(reservation.node_id, reservation.model)
         place.report = report
@@ -131,10 +132,10 @@ class Inflight:
         place.last_prompt_s = prompt_s
         reservation.prompts_upto_s = place.prompts_given_s
         place.unreported_tokens += reservation.tokens
-        place.unreported[key] = self._by_key[key] = reservation
+        place.unreported[key] = self.by_key[key] = reservation
         self._await_report(reservation)
         self._changed(reservation.node_id, reservation.model)
-        if len(self._by_key) > self._settings.reservations_max:
+        if len(self.by_key) > self._settings.reservations_max:
             self._keep_bound()
 
     def runs_already(self, reservation: Reservation, report: tuple[int, int], load: ModelLoad) -> None:
@@ -145,7 +146,7 @@ class Inflight:
         place = self._place(reservation.node_id, reservation.model)
         place.report = place.report or report
         reservation.prompts_upto_s = place.prompts_given_s
-        self._by_key[key] = reservation
+        self.by_key[key] = reservation
         if load.marks is None or reservation.mark in load.marks:
             place.reported[key] = reservation
             place.counted = min(len(place.reported), max(0, load.running_requests + load.waiting_requests))
@@ -163,13 +164,13 @@ class Inflight:
             self.look_at_s = expires_at_s
 
     def _keep_bound(self) -> None:
-        while len(self._by_key) > self._settings.reservations_max:
-            self.release(next(iter(self._by_key)))
+        while len(self.by_key) > self._settings.reservations_max:
+            self.release(next(iter(self.by_key)))
 
     def release(self, key: RequestKey, unserved: bool = False, served_at_s: float | None = None) -> None:
         """Safe to call for a key that has none. `unserved`: its prompt will never be computed. Else, engines compute
         prompts in order of arrival: when one has been answered, only those assigned after it can be left."""
-        reservation = self._by_key.pop(key, None)
+        reservation = self.by_key.pop(key, None)
         if reservation is None:
             return
         self._ended(reservation)
@@ -189,7 +190,7 @@ class Inflight:
 
     def release_gateway(self, gateway: NodeId) -> None:
         """Its requests ended with it."""
-        for key in [key for key in self._by_key if key[0] == gateway]:
+        for key in [key for key in self.by_key if key[0] == gateway]:
             self.release(key, unserved=True)
 
     def extra(self, node_id: NodeId, model: str) -> Extra:
@@ -273,7 +274,7 @@ class Inflight:
     def _end_reported(self, place: _Place, keys: Sequence[RequestKey]) -> None:
         """The machine has them no longer: a gateway's report of their end was lost, or is on its way."""
         for key in keys:
-            del self._by_key[key]
+            del self.by_key[key]
             self._ended(place.reported.pop(key))
 
     def _correct_prompts(self, place: _Place, load: ModelLoad, now_s: float) -> None:
@@ -304,7 +305,7 @@ class Inflight:
         place = self._places[node_id].pop(model)
         for key in (*place.unreported, *place.reported):
             self._unreported.pop(key, None)
-            self._ended(self._by_key.pop(key))
+            self._ended(self.by_key.pop(key))
         self._changed(node_id, model)
 
 

@@ -6,6 +6,7 @@ Not here: what follows of it (scheduler.py).
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from covey_mesh.core.asking import Answer
@@ -32,12 +33,10 @@ class KnownRequests:
     def __init__(self, requests_max: int) -> None:
         self._requests_max = requests_max
         self._requests: OrderedDict[RequestKey, Known] = OrderedDict()
+        self.get: Callable[[RequestKey], Known | None] = self._requests.get
 
     def __len__(self) -> int:
         return len(self._requests)
-
-    def get(self, key: RequestKey) -> Known | None:
-        return self._requests.get(key)
 
     def remember(self, key: RequestKey, known: Known) -> None:
         self._requests[key] = known

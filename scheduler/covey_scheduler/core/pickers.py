@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 
 from covey_mesh.core.names import NodeId
 from covey_scheduler.core.policy import Ranking
@@ -25,7 +24,9 @@ def equals(ranking: Ranking, best: int) -> list[int]:
         return [index for index, other in enumerate(ranking.costs) if other <= cost]
     slack_s = ranking.settings.tie_tolerance * cost
     limit = cost + (slack_s if slack_s > TIE_S else TIE_S)
-    if not _another_within(ranking.costs, best, limit):
+    # Two minima cost less than a list of all that are near.
+    before, after = ranking.costs[:best], ranking.costs[best + 1 :]
+    if not (before and min(before) <= limit) and not (after and min(after) <= limit):
         return [best]
     near = [index for index, other in enumerate(ranking.costs) if other <= limit]
     first_s = _first_token_s(ranking.question, ranking.machines[best], ranking.cached[best])
@@ -35,12 +36,6 @@ def equals(ranking: Ranking, best: int) -> list[int]:
         for index in near
         if abs(_first_token_s(ranking.question, ranking.machines[index], ranking.cached[index]) - first_s) <= slack_s
     ]
-
-
-def _another_within(costs: Sequence[float], best: int, limit: float) -> bool:
-    """Two minima cost less than a list of all that are near."""
-    before, after = costs[:best], costs[best + 1 :]
-    return bool((before and min(before) <= limit) or (after and min(after) <= limit))
 
 
 def _first_token_s(question: Question, machine: Standing, cached: int) -> float:
@@ -63,15 +58,13 @@ class Rotation:
         if len(same) > 1:
             free = [index for index in same if index == best or not ranking.busy(index)]
             picked = min(free, key=lambda index: self._turns.get((model, _node(ranking, index)), -1))
-        self._record((model, _node(ranking, picked)))
-        return picked
-
-    def _record(self, key: tuple[str, NodeId]) -> None:
+        turn = (model, ranking.machines[picked].candidate.machine.node_id)
         self.count += 1
-        self._turns[key] = self.count
-        self._turns.move_to_end(key)
+        self._turns[turn] = self.count
+        self._turns.move_to_end(turn)
         if len(self._turns) > self._turns_max:
             self._turns.popitem(last=False)
+        return picked
 
 
 def _node(ranking: Ranking, index: int) -> NodeId:

@@ -77,9 +77,9 @@ class Queues:
             del self.waiting[evicted.key]
         return entry, evicted
 
-    def pass_through(self, ask: Ask) -> None:
-        """An ask finds nobody waiting and starts at once: no entry is made of it."""
-        self.counters(ask.model).join(ask.user, (), ask.user_ahead_tokens)
+    def passed(self, ask: Ask, tokens: float) -> None:
+        """The ask found nobody waiting and started at once: no entry is made of it, its user is charged."""
+        self.counters(ask.model).passed(ask.user, tokens, ask.user_ahead_tokens)
 
     def told(self, model: str, user: str, ahead: float, answer_charge: float) -> None:
         """Who holds a place stands where the leader before said, and owes the answer to come. Nobody else is lifted by

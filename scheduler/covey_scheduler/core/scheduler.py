@@ -97,16 +97,18 @@ class Scheduler:
         self._unix_s = unix_s
         if now_s >= self._pool.inflight.look_at_s:
             self._pool.inflight.expire(now_s)
-        effects = self._take(now_s, event)
-        self._wake_at_s = self._next_wake_s(now_s, event)
+        # What comes with every request first, and in the cheapest way.
+        if isinstance(event, AskReceived):
+            effects = [] if self._ballot is None else self._ask(now_s, event.gateway, clean_ask(event.ask))
+        elif isinstance(event, Reported):
+            effects = [] if self._ballot is None else self._reported(now_s, event.gateway, event.report)
+        else:
+            effects = self._take(now_s, event)
+        if self._queues.waiting or self._wake_at_s is not None or self._look_at_s:
+            self._wake_at_s = self._next_wake_s(now_s, event)
         return effects
 
     def _take(self, now_s: float, event: Event) -> list[Effect]:
-        # What comes with every request first, and in the cheapest way.
-        if isinstance(event, AskReceived):
-            return [] if self._ballot is None else self._ask(now_s, event.gateway, clean_ask(event.ask))
-        if isinstance(event, Reported):
-            return [] if self._ballot is None else self._reported(now_s, event.gateway, event.report)
         match event:
             case events.ViewChanged(view):
                 return self._view_changed(now_s, view)
@@ -146,7 +148,7 @@ class Scheduler:
         self._pool.clear()
 
     def _still_collecting(self, now_s: float) -> bool:
-        return self._collecting.until_s is not None and self._collecting.goes_on(now_s, self._pool.view)
+        return self._collecting.goes_on(now_s, self._pool.view)
 
     # --- events -----------------------------------------------------------------------------------------------
 
@@ -184,13 +186,11 @@ class Scheduler:
                 return [self._queued(now_s, queued, self._rank(now_s, ask, room=self._room(now_s, ask)))]
             if given is not None and given.decision is not None and given.node_id not in ask.excluded:
                 return [Reply(gateway, given if given.grant is None else replace(given, grant=None))]
-        self._queues.remove(key)
-        self._pool.inflight.release(key)
+        self._withdraw(key)
         known = Known(ask.attempt, ask.model, ask.user)
         self._known.remember(key, known)
-        nobody_waits = not self._queues.waiting or self._queues.queue(ask.model) is None
         # Whether a deadline can be kept is asked on the other way.
-        if nobody_waits and not self._still_collecting(now_s) and not ask.deadline_s:
+        if self._nobody_waits(now_s, ask.model) and not ask.deadline_s:
             started = self._started_alone(now_s, key, ask, known)
             if started is not None:
                 return [started]
@@ -200,6 +200,19 @@ class Scheduler:
         if self._queues.get(key) is entry:
             effects.append(self._first_word(now_s, entry))
         return effects
+
+    def _nobody_waits(self, now_s: float, model: str) -> bool:
+        """And an ask need not, for want of what others have to say."""
+        if self._queues.waiting and self._queues.queue(model) is not None:
+            return False
+        return self._collecting.until_s is None or not self._still_collecting(now_s)
+
+    def _withdraw(self, key: RequestKey) -> None:
+        """What an earlier attempt of the request waits for or holds."""
+        if key in self._queues.waiting:
+            self._queues.remove(key)
+        if key in self._pool.inflight.by_key:
+            self._pool.inflight.release(key)
 
     def _runs_already(self, now_s: float, gateway: NodeId, ask: Ask, node_id: NodeId) -> None:
         """A leader before this one, or the gateway alone, has placed it: the place is held, its answer still to be
@@ -226,14 +239,14 @@ class Scheduler:
 
     def _started_alone(self, now_s: float, key: RequestKey, ask: Ask, known: Known) -> Effect | None:
         """Nobody waits for this model, so there is no line to stand in: what the queue would do, at less cost."""
-        ranking = self._rank(now_s, ask, None, self._room(now_s, ask))
+        room = self._room(now_s, ask) if ask.user or ask.priority >= PRIORITY_LOWEST else None
+        ranking = self._pool.ranking(ask, now_s, self._rotation.count, None, room)
         index = machine_to_start(ranking, ask.waited_s)
         if index is None:
             return None
         grant = self._granted.grant(now_s, key[0], ranking) if len(ranking.machines) == 1 else None
-        self._queues.pass_through(ask)
         chosen = self._rotation.pick(ranking, index)
-        return self._assign(key, ranking, chosen, known, ask.waited_s, grant)
+        return self._assign(key, ranking, chosen, known, ask.waited_s, grant, alone=True)
 
     def _reported(self, now_s: float, gateway: NodeId, report: AttemptReport) -> list[Effect]:
         key = (gateway, report.request_id)
@@ -339,8 +352,6 @@ class Scheduler:
         return [self._start(now_s, asks[n].entry, asks[n].ranking, index, together) for n, index in starts]
 
     def _room(self, now_s: float, ask: Ask) -> Room | None:
-        if not ask.user and ask.priority < PRIORITY_LOWEST:
-            return None
         return self._pool.room(ask, self._queues.users(ask.model), now_s)
 
     def _any_free(self, now_s: float, model: str, room: Room | None) -> bool:
@@ -415,12 +426,23 @@ class Scheduler:
         return self._assign(entry.key, ranking, chosen, known, max(0.0, now_s - entry.since_s))
 
     def _assign(
-        self, key: RequestKey, ranking: Ranking, chosen: int, known: Known, waited_s: float, grant: Grant | None = None
+        self,
+        key: RequestKey,
+        ranking: Ranking,
+        chosen: int,
+        known: Known,
+        waited_s: float,
+        grant: Grant | None = None,
+        alone: bool = False,
     ) -> Effect:
-        ask = ranking.question.ask
+        """`alone`: it was never queued, and nobody is."""
+        ask, ahead = ranking.question.ask, 0
         uncached = self._pool.assign(key, ranking, chosen)
         known.charged = charged = expected_charge(ranking, uncached, self._settings)
-        ahead = int(self._queues.served(ask.model, ask.user, charged.total))
+        if alone:
+            self._queues.passed(ask, charged.total)
+        else:
+            ahead = int(self._queues.served(ask.model, ask.user, charged.total))
         node_id = ranking.machines[chosen].candidate.machine.node_id
         decision = self._decision(ask, waited_s, Outcome.ASSIGNED, ranking, node_id)
         known.answer = Answer(ask.request_id, ask.attempt, Outcome.ASSIGNED, node_id, decision, 0, ahead, grant)

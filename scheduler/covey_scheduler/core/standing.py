@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from covey_mesh.core.facts import ModelLoad
+from covey_mesh.core.facts import ModelLoad, Task
 from covey_scheduler.core.machine import Candidate, Machine
 from covey_scheduler.core.settings import SchedulerSettings
 
@@ -14,7 +14,8 @@ from covey_scheduler.core.settings import SchedulerSettings
 @dataclass(slots=True)
 class Standing:
     """`prefill_s_per_token` is of a short prompt; seconds a token include the doubt about a speed that is only a prior.
-    `kv_tokens_held` is prompt and output. Never assigned to (see Candidate)."""
+    `kv_tokens_held` is prompt and output; `cache_blocks`: of the prefix index, as many as its KV cache can hold (0:
+    unknown). Never assigned to (see Candidate)."""
 
     candidate: Candidate
     running: int
@@ -26,6 +27,8 @@ class Standing:
     decode_s_per_token: float
     kv_tokens_held: int
     indexed_blocks: int
+    cache_blocks: int
+    task: Task
 
     @property
     def in_flight(self) -> int:
@@ -58,7 +61,8 @@ def standing_of(candidate: Candidate, settings: SchedulerSettings) -> Standing:
     if candidate.recent_failures:
         before_s += failures_s(candidate, settings)
     batch = running + 1 if not limit or running < limit else limit
-    held = load.kv_cache_tokens_total - load.kv_cache_tokens_free + candidate.reserved_tokens
+    total = load.kv_cache_tokens_total
+    held = total - load.kv_cache_tokens_free + candidate.reserved_tokens
     return Standing(
         candidate,
         running,
@@ -70,6 +74,8 @@ def standing_of(candidate: Candidate, settings: SchedulerSettings) -> Standing:
         doubt / stream_tokens_per_s(candidate, batch, settings),
         held if held > 0 else 0,
         candidate.indexed_blocks,
+        max(1, total // settings.tokens_per_block) if total else 0,
+        load.task,
     )
 
 
