@@ -1,11 +1,12 @@
-"""CPU that the gateway's edge and request runner cost a request and a streamed chunk.
+"""CPU that the gateway's edge, and edge and request runner together, cost a request and a streamed chunk.
 
 A server process (HTTP edge, real request runner, a pool in memory whose machine answers from prepared bytes) is driven
 by a small closed-loop client in this process; the server's own CPU time is read from the kernel, so the client's does
 not count. A bare uvloop protocol that parses the same requests with httptools and writes the same bytes is the floor:
-the ratio to it is the figure to compare across machines.
+the ratio to it is the figure to compare across machines. "edge" is the HTTP edge before a front door that answers from
+prepared bytes; with --new-heads no request's head is like the one before on its connection.
 
-    python bench/gateway_cost.py [--requests 20000] [--chunks 64] [--clients 8]
+    python bench/gateway_cost.py [--requests 20000] [--chunks 64] [--clients 8] [--new-heads]
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 import httptools
 import uvloop
 
+from covey_gateway.core.front import ActiveRequest, AnswerHead, ClientSink, FrontDoor, IncomingRequest
 from covey_gateway.core.keys import KeyRing
 from covey_gateway.core.observer import SilentObserver
 from covey_gateway.core.settings import HttpSettings, RequestSettings
@@ -45,9 +47,13 @@ EVENT = b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","choices":[{
 SSE_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
+TRACE = b"x-trace-id: 00000000"
+
+
 def request_bytes(stream: bool) -> bytes:
     body = json.dumps({"model": "m", "stream": stream, "messages": [{"role": "user", "content": WORDS}]}).encode()
-    return b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n%b\r\nContent-Length: %d\r\n\r\n"
+    return head % (TRACE, len(body)) + body
 
 
 class PreparedMachine:
@@ -66,6 +72,54 @@ class PreparedMachine:
     def _stream(self) -> None:
         self._sink.head(200, "text/event-stream")
         self._next()
+
+    def _next(self) -> None:
+        if not self._left:
+            self._sink.end(None)
+            return
+        self._left -= 1
+        self._sink.data(EVENT)
+        self._loop.call_soon(self._next)
+
+    def cancel(self) -> None:
+        self._left = 0
+
+    def pause(self) -> None:
+        pass
+
+    def resume(self) -> None:
+        pass
+
+
+class PreparedDoor:
+    """In the runner's place: the same answers without it."""
+
+    def __init__(self, chunks: int) -> None:
+        self._chunks = chunks
+        self._loop = asyncio.get_running_loop()
+
+    def submit(self, request: IncomingRequest, sink: ClientSink) -> ActiveRequest:
+        answer = PreparedAnswer(sink, self._chunks)
+        self._loop.call_soon(answer.stream if b'"stream": true' in request.body[:64] else answer.whole)
+        return answer
+
+
+class PreparedAnswer:
+    request_id = "req-00000000-000000000000"
+
+    def __init__(self, sink: ClientSink, chunks: int) -> None:
+        self._sink, self._left = sink, chunks
+        self._loop = asyncio.get_running_loop()
+
+    def whole(self) -> None:
+        self._sink.whole(self._head("application/json"), WHOLE)
+
+    def stream(self) -> None:
+        self._sink.head(self._head("text/event-stream"))
+        self._next()
+
+    def _head(self, content_type: str) -> AnswerHead:
+        return AnswerHead(200, content_type, self.request_id, "m", NODE, "host", 1, "bench")
 
     def _next(self) -> None:
         if not self._left:
@@ -158,7 +212,7 @@ def serve(kind: str, chunks: int, pipe: Connection) -> None:
             listener = await loop.create_server(lambda: Floor(chunks), "127.0.0.1", 0)
             pipe.send(listener.sockets[0].getsockname()[1])
         else:
-            pipe.send((await start_gateway(loop, chunks)).port)
+            pipe.send((await start_gateway(kind, loop, chunks)).port)
         loop.add_reader(pipe.fileno(), answer_cpu, pipe)
         await asyncio.Event().wait()
 
@@ -170,20 +224,14 @@ def answer_cpu(pipe: Connection) -> None:
     pipe.send(cpu_s())
 
 
-async def start_gateway(loop: asyncio.AbstractEventLoop, chunks: int) -> HttpServer:
+async def start_gateway(kind: str, loop: asyncio.AbstractEventLoop, chunks: int) -> HttpServer:
     mesh: Any = PoolInMemory(chunks)
     observer, timers = SilentObserver(), loop
-    runner = RequestRunner(
-        mesh,
-        time.monotonic,
-        random.random,
-        RequestSettings(),
-        observer,
-        choose_alone,
-        timers,
-    )
+    door: FrontDoor = PreparedDoor(chunks)
+    if kind == "gateway":
+        door = RequestRunner(mesh, time.monotonic, random.random, RequestSettings(), observer, choose_alone, timers)
     pages = StandardPages(mesh.view, lambda: b"", 0).routes()
-    server = HttpServer(runner, KeyRing({}), pages, HttpSettings(port=0), observer, time.monotonic)
+    server = HttpServer(door, KeyRing({}), pages, HttpSettings(port=0), observer, time.monotonic)
     await server.start()
     return server
 
@@ -196,8 +244,8 @@ def cpu_s() -> float:
 class Client(asyncio.Protocol):
     """Sends the next request when the last answer is complete."""
 
-    def __init__(self, data: bytes, left: int, done: Callable[[], None]) -> None:
-        self._data, self._left, self._done = data, left, done
+    def __init__(self, data: bytes, left: int, new_heads: bool, done: Callable[[], None]) -> None:
+        self._data, self._left, self._new_heads, self._done = data, left, new_heads, done
         self._parser = httptools.HttpResponseParser(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -211,19 +259,20 @@ class Client(asyncio.Protocol):
         assert self._parser.get_status_code() == 200, self._parser.get_status_code()
         self._left -= 1
         if self._left:
-            self._transport.write(self._data)
+            trace = b"x-trace-id: %08d" % self._left
+            self._transport.write(self._data.replace(TRACE, trace, 1) if self._new_heads else self._data)
         else:
             self._transport.close()
             self._done()
 
 
-async def drive(port: int, stream: bool, requests: int, clients: int) -> None:
+async def drive(port: int, stream: bool, requests: int, clients: int, new_heads: bool = False) -> None:
     loop = asyncio.get_running_loop()
     finished = [loop.create_future() for _ in range(clients)]
     data, each = request_bytes(stream), requests // clients
     for future in finished:
         done = functools.partial(future.set_result, None)
-        await loop.create_connection(functools.partial(Client, data, each, done), "127.0.0.1", port)
+        await loop.create_connection(functools.partial(Client, data, each, new_heads, done), "127.0.0.1", port)
     await asyncio.gather(*finished)
 
 
@@ -236,10 +285,10 @@ def measure(kind: str, args: argparse.Namespace) -> tuple[float, float]:
         port = ours.recv()
 
         def cost(stream: bool, requests: int) -> float:
-            uvloop.run(drive(port, stream, max(args.clients, requests // 10), args.clients))
+            uvloop.run(drive(port, stream, max(args.clients, requests // 10), args.clients, args.new_heads))
             ours.send(None)
             before = float(ours.recv())
-            uvloop.run(drive(port, stream, requests, args.clients))
+            uvloop.run(drive(port, stream, requests, args.clients, args.new_heads))
             ours.send(None)
             used_s = float(ours.recv()) - before
             return float(used_s / (requests // args.clients * args.clients) * 1e6)
@@ -257,12 +306,17 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--chunks", type=int, default=64)
     parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--new-heads", action="store_true", help="no head like the one before on its connection")
     args = parser.parse_args()
-    floor, gateway = measure("floor", args), measure("gateway", args)
-    print(f"{'':10}{'CPU us a request':>18}{'CPU us a chunk':>16}")
-    for name, (request_us, chunk_us) in (("floor", floor), ("gateway", gateway)):
-        print(f"{name:10}{request_us:18.1f}{chunk_us:16.2f}")
-    print(f"{'ratio':10}{gateway[0] / floor[0]:18.2f}{gateway[1] / max(floor[1], 0.01):16.2f}")
+    figures = {kind: measure(kind, args) for kind in ("floor", "edge", "gateway")}
+    floor_request_us, floor_chunk_us = figures["floor"]
+    print(f"{'':14}{'CPU us a request':>18}{'CPU us a chunk':>16}")
+    for name, (request_us, chunk_us) in figures.items():
+        print(f"{name:14}{request_us:18.1f}{chunk_us:16.2f}")
+    for name in ("edge", "gateway"):
+        request_us, chunk_us = figures[name]
+        ratio, chunk_ratio = request_us / floor_request_us, chunk_us / max(floor_chunk_us, 0.01)
+        print(f"{name + ' ratio':14}{ratio:18.2f}{chunk_ratio:16.2f}")
 
 
 if __name__ == "__main__":
