@@ -70,3 +70,18 @@ def test_a_leader_that_answers_late_does_not_let_the_flood_fill_the_machines() -
     unpaced, pool = beside_a_flood(300, EVERY, deaf_s=2.0, fair=False)
     assert max(machine.waiting_most for machine in pool.machines) > 30
     assert worst_s(unpaced) > 5.0
+
+
+@pytest.mark.parametrize("speeds", [(1.0, 0.5, 0.25), (1.0, 1.0, 1.0), (1.0, 1.0)])
+@pytest.mark.parametrize("flood_prompt", [1000, 3500])
+def test_a_flood_of_long_prompts_is_hardly_noticed(speeds: tuple[float, ...], flood_prompt: int) -> None:
+    """One machine is kept for the light user, but for what it can take while that user waits for an answer."""
+    pool = FloodedPool(speeds=speeds)
+    pool.light(3)
+    pool.run()
+    pool.flood(60_000 // flood_prompt, range(len(speeds)), flood_prompt)
+    requests = pool.light()
+    pool.run()
+    assert len(requests) > 10
+    assert worst_s(requests[1:]) <= 1.5 * alone_s(), "the first was sent in the moment of the flood"
+    assert all(machine.given["heavy"] for machine in pool.machines), "none is left to the light user alone"

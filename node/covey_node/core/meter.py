@@ -27,6 +27,7 @@ from covey_node.core.decode_speed import DecodeSpeed
 from covey_node.core.observations import Observation, confidence
 from covey_node.core.occupancy import Occupancy, Presence
 from covey_node.core.prefill_speed import PrefillSpeed
+from covey_node.core.prompt_line import PromptLine
 from covey_node.core.speed_record import LOADS_MAX, SpeedRecord
 
 DECODE_SAMPLE_TOKENS = 16
@@ -43,6 +44,12 @@ GUESSES_MAX = 256
 
 LEARNED_AFTER = 8
 """Observations from traffic after which a speed is called learned, whatever it began with."""
+
+BESIDE_SHARE_MAX = 0.1
+"""A prompt's time tells nothing where for more than this part of it others were computed of which nobody is told."""
+
+WHOLE_PROMPT_TOKENS_MIN = 256
+"""Shorter ones, of answers in one piece, are not looked for beside other samples."""
 
 
 class Metered:
@@ -88,6 +95,7 @@ class Meter:
         self._now_s = 0.0
         self._prefilling = 0
         self._prefill_from_s = 0.0
+        self._prefill_whole_s = 0.0
         self._batch: list[Metered] = []
         self._batch_end_s = 0.0
         self._newest = (float("nan"), 0.0)
@@ -97,6 +105,7 @@ class Meter:
         self._embeddings: _Embeddings | None = None
         self._streams = Occupancy()
         self._long_prompts = Presence()
+        self._line = PromptLine()
         self._counts = {CALIBRATED: 0, LEARNED: 0, STORED: 0}
         self.calibrating = False
 
@@ -192,15 +201,20 @@ class Meter:
         if not streamed:
             metered = Metered(0, prompt_tokens, False, now_s, told)
             self._wholes += 1
-            metered.area, metered.prompts_s = self._streams.change(1, now_s), self._long_prompts.seconds(now_s)
+            metered.area, metered.prompts_s = self._streams.change(1, now_s), self._prompts_s(now_s)
+            if prompt_tokens - cached_tokens >= WHOLE_PROMPT_TOKENS_MIN:
+                self._add_whole(metered, cached_tokens, now_s)
             return metered
         metered = Metered(self._work(prompt_tokens, cached_tokens), prompt_tokens, True, now_s, told)
         if self._prefilling == 0:
             self._close_batch()
-            self._prefill_from_s = now_s
+            self._prefill_from_s, self._prefill_whole_s = now_s, self._line.whole_s(now_s)
         self._prefilling += 1
         # A prompt that takes no longer than a step, as far as is known, does not slow the others' steps much.
-        metered.long = self._prefill.expected_s(max(1, metered.prompt_work)) >= self._decode.step_s(1)
+        expected_s = self._prefill.expected_s(max(1, metered.prompt_work))
+        metered.long = expected_s >= self._decode.step_s(1)
+        if metered.long:
+            self._line.add_streamed(expected_s, now_s)
         self._long_prompts.change(metered.long, now_s)
         return metered
 
@@ -214,7 +228,7 @@ class Meter:
             metered.mark_s = now_s
             metered.area = self._streams.change(1, now_s)
             self._prefilled(metered, now_s)
-            metered.prompts_s = self._long_prompts.seconds(now_s)
+            metered.prompts_s = self._prompts_s(now_s)
             return
         metered.tokens_since_mark += count
         if metered.tokens_since_mark >= DECODE_SAMPLE_TOKENS or now_s - metered.mark_s >= DECODE_SAMPLE_S:
@@ -286,7 +300,7 @@ class Meter:
         if prefill:
             decode_s -= self._work(prompt_tokens, cached_tokens) / prefill
         batch = area / elapsed_s if elapsed_s > 0 else 1.0
-        prompts_s = self._long_prompts.seconds(now_s) - metered.prompts_s
+        prompts_s = self._prompts_s(now_s) - metered.prompts_s
         self._sample(output_tokens, decode_s, batch, prompt_tokens + output_tokens / 2, now_s, prompts_s)
 
     def _embedded(self, work: int, began_s: float, now_s: float) -> None:
@@ -360,6 +374,18 @@ class Meter:
         new = max(0, prompt_tokens - cached_tokens)
         return round(new * length_factor(prompt_tokens, cached_tokens, self._attention))
 
+    def _add_whole(self, metered: Metered, cached_tokens: int, now_s: float) -> None:
+        """A prompt whose answer comes in one piece. Where it is long, others' samples must know of it; its own does."""
+        prefill = self._prefill.tokens_per_s
+        expected_s = self._work(metered.prompt_tokens, cached_tokens) / prefill if prefill else 0.0
+        if expected_s >= self._decode.step_s(1):
+            self._line.add_whole(expected_s, now_s)
+            metered.prompts_s += expected_s
+
+    def _prompts_s(self, now_s: float) -> float:
+        """Seconds so far in which long prompts were computed."""
+        return self._long_prompts.seconds(now_s) + self._line.whole_s(now_s)
+
     def _prefilled(self, metered: Metered, now_s: float) -> None:
         if now_s - self._batch_end_s >= PREFILL_BATCH_S:
             self._close_batch()
@@ -376,7 +402,11 @@ class Meter:
         batch, self._batch = self._batch, []
         work, told = sum(each.prompt_work for each in batch), all(each.told for each in batch)
         seconds = self._batch_end_s - self._prefill_from_s
+        whole_s = self._line.whole_s(self._batch_end_s)
+        beside_s, self._prefill_whole_s = whole_s - self._prefill_whole_s, whole_s
         self._prefill_from_s = self._batch_end_s
+        if beside_s > BESIDE_SHARE_MAX * seconds:
+            return
         observation = self._observe_prefill(work, seconds, self._batch_end_s, told)
         for each in batch:
             each.observation = observation
@@ -393,7 +423,7 @@ class Meter:
         context = metered.prompt_tokens + metered.output_tokens - metered.tokens_since_mark / 2
         seconds = now_s - metered.mark_s
         batch = (self._streams.seconds(now_s) - metered.area) / seconds if seconds > 0 else 1.0
-        prompts_s = self._long_prompts.seconds(now_s)
+        prompts_s = self._prompts_s(now_s)
         self._sample(metered.tokens_since_mark, seconds, batch, context, now_s, prompts_s - metered.prompts_s)
         metered.tokens_since_mark = 0
         metered.mark_s, metered.area, metered.prompts_s = now_s, self._streams.seconds(now_s), prompts_s

@@ -6,7 +6,7 @@ Turns all that into a question and the machines as they stand for it; the policy
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +19,7 @@ from covey_scheduler.core.expectation import AnswerLengths
 from covey_scheduler.core.filters import busy, last_step_s
 from covey_scheduler.core.holdings import Holdings
 from covey_scheduler.core.inflight import Inflight, RecentFailures, RequestKey, Reservation
+from covey_scheduler.core.keeping import Keeping
 from covey_scheduler.core.loading import READY, Loads
 from covey_scheduler.core.machine import Candidate, Machine
 from covey_scheduler.core.machine_cache import MODELS_CACHED_MAX, MachineCache
@@ -26,10 +27,11 @@ from covey_scheduler.core.policies import Policy
 from covey_scheduler.core.policy import Ranking, rank
 from covey_scheduler.core.prediction import Question, prompt_s, uncached_tokens
 from covey_scheduler.core.prefix import EngineKey, PrefixIndex, Use
-from covey_scheduler.core.room import Audience, Room
+from covey_scheduler.core.room import Audience, Kept, Room
 from covey_scheduler.core.settings import SchedulerSettings
 from covey_scheduler.core.standing import Standing, prompts_left_s
 from covey_scheduler.core.standings import Standings
+from covey_scheduler.core.visitors import Visitors
 
 MISS_SHARE = 0.5
 """An engine that had less than this part of what was believed has let go of it: the rest is the estimate's error."""
@@ -62,6 +64,8 @@ class PoolAccount:
         self.holdings = Holdings()
         self.inflight = Inflight(settings, self.holdings.ended)
         self.audience = Audience(settings)
+        self.visitors = Visitors(settings)
+        self._keeping = Keeping(settings, self._ready_for)
         self.failures = RecentFailures(settings.failure_memory_s)
         self.answers = AnswerLengths(settings)
         self._settings = settings
@@ -88,6 +92,8 @@ class PoolAccount:
         """Another leader has assigned meanwhile: what this machine remembers of assignments is worth nothing."""
         self.inflight.clear()
         self.audience.clear()
+        self.visitors.clear()
+        self._keeping.clear()
         self.failures = RecentFailures(self._settings.failure_memory_s)
         self._prefixes.keep_only(())
         self._hopes.clear()
@@ -111,24 +117,40 @@ class PoolAccount:
             machines = [_with_ahead(machine, ahead_s, now_s) for machine in machines]
         return rank(question, machines, cached, rejected, self._policy, self._settings, room)
 
-    def room(self, ask: Ask, waiting: Collection[str], now_s: float) -> Room | None:
-        """How much of a machine the ask may take (None: all of it); `waiting` are the users that have asks queued."""
+    def room(self, ask: Ask, waiting: Mapping[str, int], now_s: float) -> Room | None:
+        """How much of a machine the ask may take (None: all of it); `waiting`: who has how many asks queued."""
         batch = ask.priority >= PRIORITY_LOWEST and self.audience.pressing(ask.model, now_s)
         held = self.holdings.by_machine(ask.model, ask.user) if ask.user else NOTHING_HELD
         if not held and not batch:
             return None
         users = self.holdings.users_with(ask.model, ask.user, waiting)
         others = self.audience.others(ask.model, ask.user, now_s)
-        return Room(held, users, others, self.holdings.batch(ask.model) if batch else None, self._settings)
+        kept = self._kept(ask, waiting, now_s) if others else None
+        return Room(held, users, others, self.holdings.batch(ask.model) if batch else None, self._settings, kept)
 
-    def free_at_s(self, model: str, now_s: float, room: Room | None = None) -> float | None:
+    def _kept(self, ask: Ask, waiting: Mapping[str, int], now_s: float) -> Kept | None:
+        """What is kept for users who are about to come back."""
+
+        def requests_of(user: str) -> int:
+            itself = 1 if user == ask.user else 0
+            return self.holdings.of(ask.model, user) + max(itself, waiting.get(user, 0))
+
+        return self._keeping.kept_from(ask, self.visitors.of(ask.model), requests_of, now_s)
+
+    def _ready_for(self, ask: Ask, now_s: float) -> Sequence[Standing]:
+        return [each for each in self._refreshed(ask.model, now_s).passing(ask)[0] if each.load.ready]
+
+    def free_at_s(self, model: str, now_s: float, room: Room | None = None, ask: Ask | None = None) -> float | None:
         """`now_s` if some machine could start even the smallest ask; with a `room`, later where one has only prompts to
-        compute first; None: nobody knows when. Else no queued ask need be looked at."""
+        compute first; None: nobody knows when. Else no queued ask need be looked at. A kept machine counts if it could
+        start `ask`."""
         smallest = Ask(request_id="", attempt=0, model=model, prompt_tokens=0, max_output_tokens=1)
         machines, _ = self._refreshed(model, now_s).passing(smallest)
         if not self._policy.late_binding:
             return now_s if machines else None
         question, settings = Question(smallest, 1, now_s), self._settings
+        if room is not None and room.kept is not None and ask is not None:
+            machines = self._without_kept(ask, room.kept, machines, now_s)
         if any(not busy(question, machine, settings, room) for machine in machines):
             return now_s
         if room is None:
@@ -141,6 +163,16 @@ class PoolAccount:
             if at_s > now_s and not busy(Question(smallest, 1, at_s), machine, settings, room):
                 later.append(at_s)
         return min(later, default=None)
+
+    def _without_kept(self, ask: Ask, kept: Kept, machines: Sequence[Standing], now_s: float) -> Sequence[Standing]:
+        """Those that are not kept from this ask."""
+        standings = self._refreshed(ask.model, now_s)
+        for index, machine in enumerate(machines):
+            if machine.candidate.machine.node_id == kept.node_id:
+                cached = self._cached(ask, machines, standings)[index]
+                if prompt_s(ask, machine, cached) > kept.longest_s:
+                    return [*machines[:index], *machines[index + 1 :]]
+        return machines
 
     def assign(self, key: RequestKey, ranking: Ranking, index: int) -> int:
         """Remember an assignment to the machine at `index`; the prompt tokens that it will have to compute."""
@@ -166,6 +198,8 @@ class PoolAccount:
         )
         self.inflight.reserve(reservation, (report.incarnation, report.sequence))
         self.holdings.began(reservation)
+        visitor = self.visitors.came(model, ask.user, self.holdings.of(model, ask.user), question.now_s)
+        visitor.went(chosen, question.now_s, prompt, reservation.prompt_s, question.output_tokens)
         if ask.prefix_hashes:
             use = self._prefixes.add(node_id, model, machine.generation, ask.prefix_hashes, chosen.cache_blocks)
             if use.number:

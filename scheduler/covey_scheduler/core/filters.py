@@ -7,13 +7,14 @@ A filter returns "" where the machine passes, else a sentence for people. To add
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from covey_mesh.core.asking import Ask
 from covey_mesh.core.facts import EngineState, ModelLoad
 from covey_scheduler.core.machine import DETAIL_LENGTH_MAX, Candidate
-from covey_scheduler.core.prediction import Question
+from covey_scheduler.core.prediction import Question, prompt_s
 from covey_scheduler.core.room import Here, Room
 from covey_scheduler.core.settings import SchedulerSettings
 from covey_scheduler.core.standing import Standing
@@ -26,6 +27,8 @@ UNREACHABLE = "cannot be reached now"
 """The reason of a machine that the decider has no link to; a gateway that has one may know better."""
 
 NOT_OFFERED = "does not offer the model"
+
+KEPT_FREE = "busy: kept free of long prompts, another user is about to come back"
 
 _COMING = (EngineState.STARTING, EngineState.BACKING_OFF, EngineState.WEDGED)
 
@@ -129,9 +132,12 @@ def retry_after_ms(rejections: Iterable[Rejection]) -> int:
     return min((r.failed.retry_after_ms for r in rejections if r.failed.retry_after_ms), default=0)
 
 
-def busy(question: Question, machine: Standing, settings: SchedulerSettings, room: Room | None = None) -> str:
+def busy(
+    question: Question, machine: Standing, settings: SchedulerSettings, room: Room | None = None, cached: int = 0
+) -> str:
     """Why the machine would only queue the ask; "" if it can start at once: the rule of the node's own admission, and
-    no more prompt work before it, by measured speed, than `start_ahead_s`. `room`: what it may take, None: all."""
+    no more prompt work before it, by measured speed, than `start_ahead_s`. `room`: what it may take, None: all;
+    `cached`: tokens of its prompt in the machine's cache."""
     known, running = machine.candidate.machine, machine.running
     load = known.load
     assert load is not None, "filters come first"
@@ -148,6 +154,8 @@ def busy(question: Question, machine: Standing, settings: SchedulerSettings, roo
         kept = _kept(load.running_limit, running, here)
         if kept:
             return kept
+        if here.longest_s < math.inf and prompt_s(question.ask, machine, cached) > here.longest_s:
+            return KEPT_FREE
         ahead_s_max = here.ahead_s
         if here.by_step:
             ahead_s += last_step_s(machine)

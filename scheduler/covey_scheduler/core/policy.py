@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from covey_scheduler.core.filters import Rejection, busy, retry_after_ms
 from covey_scheduler.core.policies import Policy
-from covey_scheduler.core.prediction import Question
-from covey_scheduler.core.room import Room
+from covey_scheduler.core.prediction import Question, prompt_s
+from covey_scheduler.core.room import Kept, Room
 from covey_scheduler.core.settings import SchedulerSettings
 from covey_scheduler.core.standing import Standing
 
@@ -55,7 +55,7 @@ class Ranking:
         """Why that machine would only queue the ask; "" if it could start it soon, or the policy does not care."""
         if not self.policy.late_binding:
             return ""
-        return busy(self.question, self.machines[index], self.settings, self.room)
+        return busy(self.question, self.machines[index], self.settings, self.room, self.cached[index])
 
     def best(self) -> int:
         """The index of the machine that the policy prefers, busy or not."""
@@ -78,7 +78,20 @@ def rank(
 ) -> Ranking:
     """The same input always gives the same ranking."""
     costs = policy.costs(question, machines, cached, settings) if machines else []
+    if room is not None and room.kept is not None:
+        _wait_for_kept(room.kept, question, machines, cached, costs)
     return Ranking(question, policy, settings, machines, cached, costs, rejected, room)
+
+
+def _wait_for_kept(
+    kept: Kept, question: Question, machines: Sequence[Standing], cached: Sequence[int], costs: list[float]
+) -> None:
+    """A machine that is kept from the ask is no sooner there than that is over."""
+    for index, machine in enumerate(machines):
+        if machine.candidate.machine.node_id == kept.node_id:
+            if prompt_s(question.ask, machine, cached[index]) > kept.longest_s:
+                costs[index] += max(0.0, kept.until_s - question.now_s)
+            return
 
 
 def machine_to_start(ranking: Ranking, waited_s: float) -> int | None:

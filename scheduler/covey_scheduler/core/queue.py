@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from covey_mesh.core.asking import Ask
@@ -93,9 +93,9 @@ class ModelQueue:
         self.remove(newest.key)
         return newest
 
-    def users(self) -> Collection[str]:
-        """Who has asks here."""
-        return self._users.keys()
+    def users(self) -> Mapping[str, int]:
+        """Who has asks here, and how many."""
+        return self._users
 
     def ahead_of(self, entry: Entry) -> int:
         """About how many asks are started before this one: its user's own, and as many of each other user, of its class

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Mapping
 from functools import partial
 
 from covey_mesh.core.asking import Ask
@@ -13,6 +13,8 @@ from covey_scheduler.core.holdings import Holdings
 from covey_scheduler.core.inflight import RequestKey
 from covey_scheduler.core.queue import Entry, ModelQueue
 from covey_scheduler.core.settings import SchedulerSettings
+
+NOBODY: Mapping[str, int] = {}
 
 
 class Queues:
@@ -111,10 +113,10 @@ class Queues:
         queue, counters = self._queues.get(model), self.counters(model)
         return counters.served(user, tokens, () if queue is None else queue.users())
 
-    def users(self, model: str) -> Collection[str]:
-        """Who has asks waiting for this model."""
+    def users(self, model: str) -> Mapping[str, int]:
+        """Who has asks waiting for this model, and how many."""
         queue = self._queues.get(model)
-        return () if queue is None else queue.users()
+        return NOBODY if queue is None else queue.users()
 
     def worked(self, model: str, user: str, tokens: float) -> None:
         """Service that `user` was given without an ask, which would have lifted it to the others."""

@@ -4,13 +4,15 @@ Without it a flood by one user fills every place, and the next user waits until 
 more of a machine than a fair share (places / (users + 1): one more may come at any moment), and batch work while there
 is other work, leaves some of its places and KV cache free. And a user who has work on a machine gets the next prompt
 computed there only when the prompts before it are nearly done: another's then waits for one prompt at most. Nobody is
-stopped: what is left is most of the machine, and the machine is kept busy.
+stopped: what is left is most of the machine, and the machine is kept busy. One machine may be kept from long prompts
+(keeping.py).
 
 Not here: whose turn it is (queue.py), what is counted (holdings.py).
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -25,28 +27,39 @@ NEVER = float("-inf")
 class Here(NamedTuple):
     """What one ask may take of one machine. `kept` and `kept_places`: share of places and of KV cache, and at least so
     many places, left to others; `ahead_s`: most seconds of prompts before it; `by_step`: and of the engine's step that
-    computes the last of them; `batch_full`: no more batch work."""
+    computes the last of them; `batch_full`: no more batch work; `longest_s`: no prompt that takes longer."""
 
     kept: float
     kept_places: int
     ahead_s: float
     batch_full: bool = False
     by_step: bool = False
+    longest_s: float = math.inf
 
     def places(self, limit: int) -> int:
         """Of `limit` those that the ask may be the last of; never less than one."""
         return max(1, limit - max(int(limit * self.kept), self.kept_places))
 
 
+class Kept(NamedTuple):
+    """A machine that gets no prompt which takes it longer than `longest_s`, until `until_s` (keeping.py)."""
+
+    node_id: NodeId
+    longest_s: float
+    until_s: float
+
+
 class Room(NamedTuple):
     """Of one ask, for all machines. `held`: places that its user holds, by machine, with `users` active, the user
-    included; `batch`: places with batch work, by machine, None where the ask is none or may take all."""
+    included; `batch`: places with batch work, by machine, None where the ask is none or may take all; `kept`: the
+    machine that is kept for others."""
 
     held: Mapping[NodeId, int]
     users: int
     others: bool
     batch: Mapping[NodeId, int] | None
     settings: SchedulerSettings
+    kept: Kept | None = None
 
     def here(self, node_id: NodeId, limit: int) -> Here:
         """`limit`: places of the machine; 0: unknown, none are kept then."""
@@ -54,12 +67,14 @@ class Room(NamedTuple):
         late = self.others or yields
         crowding = limit > 0 and (yields or held + 1 > fair_share(limit, self.users))
         one_by_one = late and bool(held or yields)
+        kept = self.kept
         return Here(
             settings.headroom if crowding else 0.0,
             1 if crowding and late else 0,
             settings.crowd_ahead_s if one_by_one else settings.start_ahead_s,
             self.batch is not None and limit > 0 and self.batch.get(node_id, 0) >= self._batch_places(limit),
             one_by_one,
+            kept.longest_s if kept is not None and kept.node_id == node_id else math.inf,
         )
 
     def _batch_places(self, limit: int) -> int:

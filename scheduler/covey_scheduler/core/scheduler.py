@@ -259,6 +259,7 @@ class Scheduler:
             self._queues.remove(key)
         if known.answer is not None and known.answer.node_id is not None:
             self._settle_account(now_s, known, known.answer.node_id, report)
+        self._pool.visitors.left(known.model, known.user, now_s)
         # Nobody waits for the answer to a report: the next ask finds its machine as it stands now.
         self._pool.refresh(known.model, now_s)
         return self._drain(now_s, known.model)
@@ -323,7 +324,7 @@ class Scheduler:
                 break
             room = self._room(now_s, entry.ask)
             # A single ask is ranked at once; a line is not looked at while nobody could take any of it.
-            if (len(queue) > 1 or room is not None) and not self._any_free(now_s, model, room):
+            if (len(queue) > 1 or room is not None) and not self._any_free(now_s, model, room, entry.ask):
                 if room is None:
                     break
                 passed_lanes.add(entry.lane)
@@ -354,9 +355,9 @@ class Scheduler:
     def _room(self, now_s: float, ask: Ask) -> Room | None:
         return self._pool.room(ask, self._queues.users(ask.model), now_s)
 
-    def _any_free(self, now_s: float, model: str, room: Room | None) -> bool:
-        """If not, and it is known when one will be, the queue is looked at then."""
-        at_s = self._pool.free_at_s(model, now_s, room)
+    def _any_free(self, now_s: float, model: str, room: Room | None, ask: Ask) -> bool:
+        """If not, and it is known when one will be, the queue is looked at then. `ask`: whose turn it is."""
+        at_s = self._pool.free_at_s(model, now_s, room, ask)
         if at_s is not None and at_s > now_s:
             at_s = max(at_s, now_s + LOOK_AGAIN_S_MIN)
             self._look_at_s[model] = min(self._look_at_s.get(model, at_s), at_s)

@@ -89,6 +89,22 @@ class SchedulerSettings:
     and a turn of the loop, so that the machine is kept busy and another user's prompt waits for one prompt at most."""
     others_remembered_s: float = 600.0
     """A user heard this recently may come back at any moment."""
+
+    # --- a machine kept from long prompts (keeping.py) --------------------------------------------------------
+    returning_s: float = 1.0
+    """A user is awaited for this long after its last request..."""
+    returning_s_max: float = 5.0
+    """... and one who comes in a rhythm for twice its mean pause; where that were longer, it is not awaited at all:
+    a machine kept for it would stand idle for much more than what it has to do."""
+    reading_s_min: float = 0.1
+    """Who waits for more of an answer than this, with as many requests as ever at once, sends none meanwhile."""
+    short_prompt_s: float = 0.05
+    """A prompt that takes the kept machine no longer passes: nobody notices, with a step or two of the batch."""
+    kept_share_max: float = 0.7
+    """Of all machines' speed; where the best machine is more, it is not kept: too little were left."""
+    kept_whole_share_max: float = 0.4
+    """A machine that is no more is kept while the user waits for its answer, too, where that user's prompts are short:
+    even one stream of the flood's would make them take twice as long."""
     batch_share: float = 0.5
     """Share of a machine's places that batch work may hold while other work was heard within pressing_remembered_s."""
     pressing_remembered_s: float = 60.0

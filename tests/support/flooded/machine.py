@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -46,7 +47,8 @@ class Request:
 
 
 class Machine:
-    """`first` and `over` are told of each request's first and last token, `report` of the load."""
+    """`first` and `over` are told of each request's first and last token, `report` of the load. `given`: requests that
+    the engine was given, by user."""
 
     def __init__(
         self,
@@ -60,6 +62,7 @@ class Machine:
     ) -> None:
         self.node_id = node(number + 1)
         self.waiting_most = 0
+        self.given = Counter[str]()
         self._loop, self._costs = loop, costs
         self._first, self._over, self._report = first, over, report
         self._sequence = 0
@@ -105,6 +108,7 @@ class Machine:
         now_s = self._loop.clock.now_s
         self._open[ticket] = (request, self._meter.started(request.prompt_tokens, request.streaming, now_s))
         self._advance()
+        self.given[request.user] += 1
         self._batch.submit(ticket, request.prompt_tokens, request.output_tokens, now_s)
         self._watch()
 

@@ -97,13 +97,16 @@ class FloodedPool:
         for place, gateway in enumerate(gateways):
             turn(gateway, range(place, count, len(gateways)))
 
-    def light(self, count: int = 10_000, seed: int = 1, gateway: int = -1) -> list[Request]:
+    def light(
+        self, count: int = 10_000, seed: int = 1, gateway: int = -1, prompt_tokens: int = 1000, output_tokens: int = 16
+    ) -> list[Request]:
         """Another user's, one after the other: `count` of them, or as long as there is a flood."""
         rng, sent, beside = random.Random(seed), list[Request](), self._flooding > 0
 
         def begin() -> None:
             number = gateway % len(self.machines)
-            sent.append(Request(f"l{seed}.{len(sent)}", "light", number, 1000, 16, True, self.clock.now_s, over))
+            name = f"l{len(self._requests)}"
+            sent.append(Request(name, "light", number, prompt_tokens, output_tokens, True, self.clock.now_s, over))
             self._send(sent[-1])
 
         def over() -> None:
