@@ -47,11 +47,31 @@ def test_a_prompt_that_is_too_long_leaves_the_rest_to_others() -> None:
     assert grants.take("m", 100, 0.0) is not None
 
 
-def test_a_further_grant_is_added_to_what_is_left() -> None:
+def test_a_further_grant_comes_beside_what_is_left_which_is_used_first() -> None:
     grants = granted(place(requests=3, tokens=100), place(requests=2, tokens=50))
     found = grants.take("m", 1, 0.0)
     assert found is not None
-    assert (found.requests, found.tokens) == (4, 149)
+    assert (found.rest_requests, found.rest_tokens, found.requests, found.tokens) == (2, 99, 2, 50)
+    assert taken(grants, 6) == [True] * 2 + [True, False, True, False]
+
+
+def test_what_is_left_of_a_grant_ends_when_the_grant_would_have_ended() -> None:
+    """However often it is renewed: the leader has long given it to others."""
+    grants = granted()
+    for step in range(20):
+        grants.told(place(requests=8, now_s=step * 0.75), step * 0.75)
+        grants.take("m", 1, step * 0.75)
+    assert sum(taken(grants, 40, now_s=19 * 0.75)) <= 16
+    grants = granted(place(requests=8), now_s=0.0)
+    grants.told(place(requests=2, now_s=0.9), 0.9)
+    assert sum(taken(grants, 20, now_s=1.1)) == 2
+
+
+def test_a_prompt_too_long_for_what_is_left_takes_of_the_new_grant() -> None:
+    grants = granted(place(requests=3, tokens=100), place(requests=2, tokens=500))
+    found = grants.take("m", 300, 0.0)
+    assert found is not None
+    assert (found.rest_requests, found.requests, found.tokens) == (3, 1, 200)
 
 
 def test_a_grant_elsewhere_or_after_the_end_of_the_first_stands_alone() -> None:

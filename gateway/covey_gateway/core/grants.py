@@ -29,7 +29,8 @@ BY_GRANT = "grant"
 
 
 class Place:
-    """Where one model's requests may start now. `why`: the decision in a line, for the answer's header."""
+    """Where one model's requests may start now. `why`: the decision in a line, for the answer's header. `rest_*`: what
+    is left of an earlier grant, which ends when it would have ended: the leader counts no longer on it then."""
 
     __slots__ = (
         "asked",
@@ -41,6 +42,9 @@ class Place:
         "node_name",
         "renew_at_s",
         "requests",
+        "rest_requests",
+        "rest_tokens",
+        "rest_until_s",
         "tokens",
         "until_s",
         "why",
@@ -56,9 +60,29 @@ class Place:
         self.low_requests = int(grant.requests * RENEWED_AT)
         self.low_tokens = int(grant.prompt_tokens * RENEWED_AT)
         self.renew_at_s = now_s + grant.valid_s * (1 - RENEWED_AT)
+        self.rest_requests = self.rest_tokens = 0
+        self.rest_until_s = 0.0
         self.asked = False
         self.decision = replace(decision, decided_by=BY_GRANT)
         self.why = self.decision.why
+
+    def beside(self, earlier: Place) -> None:
+        """With what is left of an earlier one on the same machine; of one before that nothing is kept."""
+        self.rest_requests, self.rest_tokens, self.rest_until_s = earlier.requests, earlier.tokens, earlier.until_s
+        self.low_requests = int((self.requests + earlier.requests) * RENEWED_AT)
+        self.low_tokens = int((self.tokens + earlier.tokens) * RENEWED_AT)
+
+    def take(self, prompt_tokens: int) -> bool:
+        """One request, of what ends first. False: there is not so much."""
+        if self.rest_requests >= 1 and self.rest_tokens >= prompt_tokens:
+            self.rest_requests -= 1
+            self.rest_tokens -= prompt_tokens
+        elif self.requests >= 1 and self.tokens >= prompt_tokens:
+            self.requests -= 1
+            self.tokens -= prompt_tokens
+        else:
+            return False
+        return True
 
 
 class Grants:
@@ -74,8 +98,7 @@ class Grants:
         """Beside what is left of an earlier one on the same machine: the leader gave it knowing of that."""
         before = self._places.pop(place.model, None)
         if before is not None and before.node_id == place.node_id and now_s <= before.until_s:
-            place.requests += before.requests
-            place.tokens += before.tokens
+            place.beside(before)
         if len(self._places) >= MODELS_MAX:
             del self._places[next(iter(self._places))]
         self._places[place.model] = place
@@ -88,16 +111,16 @@ class Grants:
         if now_s > place.until_s:
             del self._places[model]
             return None
-        if place.requests < 1 or place.tokens < prompt_tokens:
-            return None
+        if now_s > place.rest_until_s:
+            place.rest_requests = place.rest_tokens = 0
         if not place.asked and (
-            place.requests <= place.low_requests or place.tokens <= place.low_tokens or now_s >= place.renew_at_s
+            place.requests + place.rest_requests <= place.low_requests
+            or place.tokens + place.rest_tokens <= place.low_tokens
+            or now_s >= place.renew_at_s
         ):
             place.asked = True
             return None
-        place.requests -= 1
-        place.tokens -= prompt_tokens
-        return place
+        return place if place.take(prompt_tokens) else None
 
     def void_machine(self, node_id: NodeId) -> None:
         for model in [name for name, place in self._places.items() if place.node_id == node_id]:
