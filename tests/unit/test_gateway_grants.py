@@ -41,6 +41,13 @@ def test_one_request_asks_when_little_time_is_left() -> None:
     assert not grants
 
 
+def test_nobody_passes_those_who_wait_to_ask_but_the_one_who_asks_for_all() -> None:
+    grants = granted(place(requests=4))
+    assert grants.take("m", 1, 0.0, others_wait=True) is None
+    assert taken(grants, 4) == [True, True, True, False]
+    assert grants.take("m", 1, 0.0, others_wait=True) is not None
+
+
 def test_a_prompt_that_is_too_long_leaves_the_rest_to_others() -> None:
     grants = granted(place(tokens=400))
     assert grants.take("m", 401, 0.0) is None

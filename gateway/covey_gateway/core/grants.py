@@ -103,10 +103,11 @@ class Grants:
             del self._places[next(iter(self._places))]
         self._places[place.model] = place
 
-    def take(self, model: str, prompt_tokens: int, now_s: float) -> Place | None:
-        """A place for one request, None: ask."""
+    def take(self, model: str, prompt_tokens: int, now_s: float, others_wait: bool = False) -> Place | None:
+        """A place for one request, None: ask. Nobody passes `others` that wait for their turn to ask, unless it is the
+        one that asks for all."""
         place = self._places.get(model)
-        if place is None:
+        if place is None or (others_wait and not place.asked):
             return None
         if now_s > place.until_s:
             del self._places[model]

@@ -174,14 +174,12 @@ class RequestRunner:
     ) -> ActiveRequest | None:
         """None: it has to ask. Nobody passes those who wait for their turn to begin, and work that yields to other
         work always asks."""
-        if self._starts:
-            return None
         best = self._best_classes.get(request.user, INTERACTIVE)
         priority = class_of(request.priority, fields.service_tier, best)
         prompt_tokens = fields.prompt_tokens(self._ratio.of(model), 0)
         if priority >= BATCH or prompt_tokens >= limit > 0:
             return None
-        place = self._grants.take(model, prompt_tokens, now_s)
+        place = self._grants.take(model, prompt_tokens, now_s, bool(self._starts))
         if place is None:
             return None
         if fields.streaming:
