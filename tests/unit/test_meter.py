@@ -1,3 +1,5 @@
+from collections import deque
+
 import pytest
 
 from covey_mesh.core.speeds import LEARNED, STORED
@@ -313,3 +315,34 @@ def test_an_idle_machine_reports_the_same_whatever_its_clocks_do() -> None:
     reports = {meter.speeds(now_s + wait_s, 1e9 + wait_s * 1.001) for wait_s in range(0, 600, 7)}
     assert len({report.measured_unix_s for report in reports}) == 1
     assert len(reports) < 5, "only its confidence fades"
+
+
+def embeddings(meter: Meter, now_s: float, count: int, each_s: float, at_once: int = 1) -> float:
+    """So many answers one after the other, of 500 tokens each, `at_once` of them under way; returns the end's time."""
+    under_way = deque(meter.started(500, False, now_s) for _ in range(at_once))
+    for _ in range(count):
+        now_s += each_s
+        metered = under_way.popleft()
+        meter.answered_whole(metered, 500, 0, now_s)
+        meter.ended(metered, now_s)
+        under_way.append(meter.started(500, False, now_s))
+    for metered in under_way:
+        meter.ended(metered, now_s, complete=False)
+    return now_s
+
+
+@pytest.mark.parametrize("at_once", [1, 16])
+def test_embeddings_that_never_stop_coming_are_measured(at_once: int) -> None:
+    meter = Meter()
+    metered = meter.started(500, False, 0.0)  # something is always under way
+    now_s = embeddings(meter, 0.0, 1_000, 0.001, at_once)
+    assert meter.prefill_tokens_per_s == pytest.approx(500_000, rel=0.1)
+    embeddings(meter, now_s, 400, 0.003, at_once)
+    assert meter.factors[0] == pytest.approx(3.0, rel=0.1), "three times as slow, for 1.2 s"
+    meter.ended(metered, now_s + 1.0)
+
+
+def test_embeddings_one_by_one_are_each_given_their_own_time() -> None:
+    meter = Meter()
+    embeddings(meter, 0.0, 500, 0.002)
+    assert meter.prefill_tokens_per_s == pytest.approx(250_000, rel=0.05)

@@ -360,3 +360,50 @@ def test_noise_is_no_change() -> None:
         speed.sample(16, 16 * step_s, 1, 100, now_s)
         assert 0.5 < speed.change.factor(now_s) < 2.0
     assert speed.step_s(1) == pytest.approx(0.02, rel=0.15)
+
+
+def test_where_answers_come_fast_a_full_windows_estimate_is_worked_out_now_and_then() -> None:
+    window = Window(16, estimated_every_s=0.1)
+    now_s = 0.0
+    for number in range(16):
+        now_s += 0.001
+        assert window.add(Observation(100, 0.5, now_s)), "until it is full, each counts at once"
+        estimate = window.estimate()
+        assert estimate is not None
+        assert estimate.observations == number + 1
+    kept = window.estimate()
+    for _ in range(50):
+        now_s += 0.001
+        assert not window.add(Observation(100, 1.0, now_s))
+    assert window.estimate() is kept
+    assert window.refresh()
+    assert not window.refresh()
+    slower = window.estimate()
+    assert slower is not None
+    assert slower.pace == pytest.approx(0.01)
+    assert window.add(Observation(100, 1.0, now_s + 0.2)), "time has passed"
+
+
+@pytest.mark.parametrize("apart_s", [0.001, 0.02, 1.0])
+def test_a_change_is_told_as_soon_however_fast_answers_come(apart_s: float) -> None:
+    speed, now_s = PrefillSpeed(), 0.0
+    for _ in range(200):
+        now_s += apart_s
+        speed.observe(1000, 0.1, now_s, step_s=0.0, told=True)
+    for _ in range(RUN):
+        assert speed.change.factor(now_s) == 1.0
+        now_s += apart_s
+        speed.observe(1000, 0.3, now_s, step_s=0.0, told=True)
+    assert speed.change.factor(now_s) == pytest.approx(3.0)
+
+
+def test_what_came_last_counts_once_time_has_passed() -> None:
+    speed = PrefillSpeed()
+    for number in range(16):
+        speed.observe(1000, 0.1, 1.0 + number / 1000, step_s=0.0, told=True)
+    assert speed.tokens_per_s == pytest.approx(10_000)
+    for number in range(16):
+        speed.observe(1000, 0.12, 1.02 + number / 1000, step_s=0.0, told=True)
+    speed.refresh()
+    assert speed.tokens_per_s == pytest.approx(1000 / 0.12)
+    assert speed.expected_s(1000) == pytest.approx(0.12)

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from typing import NamedTuple
 
 from covey_mesh.core.model_size import length_factor
 from covey_mesh.core.speeds import CALIBRATED, LEARNED, STORED, ModelSpeeds
@@ -38,6 +37,9 @@ DECODE_SAMPLE_S = 0.5
 
 PREFILL_BATCH_S = 0.005
 """First tokens closer together than this came out of one engine step."""
+
+EMBEDDINGS_S = 0.1
+"""On a busy machine embeddings never stop coming: after so long what came is one observation."""
 
 GUESSES_MAX = 256
 """Prompts whose cached part may still be told by what the engine has stored."""
@@ -73,12 +75,17 @@ class Metered:
         self.told = told
 
 
-class _Embeddings(NamedTuple):
-    """Embeddings that came out of one step: their work (0: observed already), and when the engine was theirs."""
+class _Embeddings:
+    """Embeddings that came out of one step: their work (0: observed already), when the engine was theirs, and when the
+    first of them came."""
 
-    work: int
-    from_s: float
-    end_s: float
+    def __init__(self, work: int, from_s: float, now_s: float) -> None:
+        self.begin(work, from_s, now_s)
+
+    def begin(self, work: int, from_s: float, now_s: float) -> None:
+        self.work = work
+        self.from_s = from_s
+        self.end_s = self.first_s = now_s
 
 
 class Meter:
@@ -191,6 +198,7 @@ class Meter:
     def settle(self, now_s: float) -> None:
         """Time has passed: call it before reading, at least every second while anything runs."""
         self._now_s = now_s
+        self._prefill.refresh()
         self._decode.settle(now_s)
 
     def started(
@@ -307,18 +315,24 @@ class Meter:
         """Embeddings side by side share the engine: each is given the time since the one before it ended, and those
         that come out of one step count together, once it is over."""
         group = self._embeddings
-        if group is not None and now_s - group.end_s < PREFILL_BATCH_S:
-            self._embeddings = group._replace(work=group.work + work, end_s=now_s)
-            return
-        self._observe_embeddings()
-        after_s = began_s if group is None else max(began_s, group.end_s)
-        self._embeddings = _Embeddings(work, after_s, now_s)
+        if group is None:
+            self._embeddings = _Embeddings(work, began_s, now_s)
+        elif group.work and now_s - group.end_s < PREFILL_BATCH_S and not self._enough(group, now_s):
+            group.work += work
+            group.end_s = now_s
+        else:
+            self._observe_embeddings()
+            group.begin(work, max(began_s, group.end_s), now_s)
+
+    def _enough(self, group: _Embeddings, now_s: float) -> bool:
+        """Of so much work, too, so that a slower machine's observations are of as much, and are compared."""
+        return now_s - group.first_s >= EMBEDDINGS_S and group.work >= EMBEDDINGS_S * self._prefill.tokens_per_s
 
     def _observe_embeddings(self) -> None:
         group = self._embeddings
         if group is not None and group.work:
-            self._embeddings = group._replace(work=0)
-            self._observe_prefill(group.work, group.end_s - group.from_s, group.end_s, told=True)
+            work, group.work = group.work, 0
+            self._observe_prefill(work, group.end_s - group.from_s, group.end_s, told=True)
 
     def ended(self, metered: Metered, now_s: float, complete: bool = True) -> None:
         """The attempt is over. Where its answer is not complete, the time since its last token measures whoever ended

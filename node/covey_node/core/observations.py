@@ -56,30 +56,52 @@ class Estimate(NamedTuple):
 
 
 class Window:
-    """The last observations of one kind. Estimates are kept until something changes."""
+    """The last observations of one kind. Estimates are kept until something changes; those of a window that has been
+    full once, for `estimated_every_s` between observations, or until `refresh`."""
 
-    __slots__ = ("_estimate", "_kept")
+    __slots__ = ("_behind", "_estimate", "_estimated_every_s", "_kept", "_was_full")
 
-    def __init__(self, length_max: int) -> None:
+    def __init__(self, length_max: int, estimated_every_s: float = 0.0) -> None:
         self._kept: deque[Observation] = deque(maxlen=length_max)
         self._estimate: Estimate | None = None
+        self._estimated_every_s = estimated_every_s
+        self._was_full = False
+        self._behind = False
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def add(self, observation: Observation) -> None:
-        """A guess drives out no certain observations."""
+    def add(self, observation: Observation) -> bool:
+        """A guess drives out no certain observations. True: the estimate is another now."""
         if not observation.told and sum([o.told for o in self._kept]) >= TOLD_ENOUGH:
-            return
+            return False
         self._kept.append(observation)
-        self._estimate = None
+        changed = self._changed(observation.at_s)
+        self._was_full = self._was_full or len(self._kept) == self._kept.maxlen
+        return changed
 
-    def remove(self, observation: Observation) -> None:
-        """Safe to call for one that is not in it any more."""
+    def remove(self, observation: Observation) -> bool:
+        """Safe to call for one that is not in it any more. True: the estimate is another now."""
         kept = [o for o in self._kept if o is not observation]
-        if len(kept) < len(self._kept):
-            self._kept = deque(kept, maxlen=self._kept.maxlen)
-            self._estimate = None
+        if len(kept) == len(self._kept):
+            return False
+        self._kept = deque(kept, maxlen=self._kept.maxlen)
+        return self._changed(observation.at_s)
+
+    def refresh(self) -> bool:
+        """Some time has passed. True: the estimate is another now."""
+        if not self._behind:
+            return False
+        self._estimate, self._behind = None, False
+        return True
+
+    def _changed(self, at_s: float) -> bool:
+        estimate = self._estimate
+        if self._was_full and estimate is not None and at_s - estimate.newest_s < self._estimated_every_s:
+            self._behind = True
+            return False
+        self._estimate, self._behind = None, False
+        return True
 
     def corrected(self) -> None:
         """One of the observations was changed in place."""

@@ -20,6 +20,10 @@ from covey_node.core.observations import Estimate, Observation, Window, sound
 from covey_node.core.speed_record import PrefillMemory
 
 OBSERVATIONS_A_LENGTH_MAX = 16
+ESTIMATED_EVERY_S = 0.1
+"""How often the estimate of a length is worked out anew, at most: where answers come faster than that, those between
+tell nothing new of it. A change is told by each observation, whatever the estimate's age (change.py)."""
+
 LENGTHS_MAX = 20
 """Powers of two: up to half a million tokens."""
 
@@ -40,6 +44,7 @@ class PrefillSpeed:
         self._by_length: dict[int, Window] = {}
         self._whole: Estimate | None = None
         self._whole_known = True
+        self._points: list[tuple[float, float]] | None = None
         self.change = Change()
 
     @property
@@ -64,21 +69,30 @@ class PrefillSpeed:
         self._compare(observation, step_s)
         if self.change.factor(now_s) != 1.0:
             return None
-        self._length(work).add(observation)
-        self._whole_known = False
+        if self._length(work).add(observation):
+            self._forget()
         return observation
 
     def correct(self, observation: Observation, work: float, told: bool = True) -> None:
         """Its prompt turned out to be this much work: the rest was cached. `told` False: as a better guess."""
-        self._length(observation.work).remove(observation)
+        changed = self._length(observation.work).remove(observation)
         observation.work, observation.told = max(0.0, work), told
         if sound(observation.work, observation.seconds):
-            self._length(observation.work).add(observation)
-        self._whole_known = False
+            changed = self._length(observation.work).add(observation) or changed
+        if changed:
+            self._forget()
+
+    def refresh(self) -> None:
+        """Some time has passed: what came since the last estimates counts now."""
+        for window in self._by_length.values():
+            if window.refresh():
+                self._forget()
 
     def expected_s(self, work: float) -> float:
         """Seconds for so much work, between the lengths seen (straight on a logarithmic scale); 0 if none was."""
-        points = [(e.work, e.pace) for e in believable(self._estimates())]
+        points = self._points
+        if points is None:
+            points = self._points = [(e.work, e.pace) for e in believable(self._estimates())]
         if not points:
             return 0.0
         below = max([p for p in points if p[0] <= work], default=points[0])
@@ -101,7 +115,12 @@ class PrefillSpeed:
         """As seen in an earlier life."""
         for _ in range(observations):
             self._length(work).add(Observation(work, work * pace, at_s))
+        self._forget()
+
+    def _forget(self) -> None:
+        """An estimate is another now."""
         self._whole_known = False
+        self._points = None
 
     def _estimates(self) -> list[Estimate]:
         """Shortest first."""
@@ -112,7 +131,7 @@ class PrefillSpeed:
         key = min(LENGTHS_MAX, max(1, round(work)).bit_length())
         window = self._by_length.get(key)
         if window is None:
-            window = self._by_length[key] = Window(OBSERVATIONS_A_LENGTH_MAX)
+            window = self._by_length[key] = Window(OBSERVATIONS_A_LENGTH_MAX, ESTIMATED_EVERY_S)
         return window
 
     def _compare(self, observation: Observation, step_s: float) -> None:
@@ -129,7 +148,7 @@ class PrefillSpeed:
         if lasting is not None:
             for window in self._by_length.values():
                 window.scaled(lasting)
-            self._whole_known = False
+            self._forget()
 
 
 _work = operator.attrgetter("work")
