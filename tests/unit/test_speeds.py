@@ -407,3 +407,15 @@ def test_what_came_last_counts_once_time_has_passed() -> None:
     speed.refresh()
     assert speed.tokens_per_s == pytest.approx(1000 / 0.12)
     assert speed.expected_s(1000) == pytest.approx(0.12)
+
+
+def test_a_step_alone_is_as_last_seen() -> None:
+    speed = DecodeSpeed()
+    assert speed.step_s(1) == 0.0
+    for number, step_s in enumerate((0.02, 0.021, 0.019, 0.02, 0.05, 0.05, 0.05, 0.05, 0.05)):
+        speed.sample(50, 50 * step_s, 1.0, 100.0, float(number))
+        again = DecodeSpeed()
+        for earlier in speed.memory():
+            again.restore(earlier.batch, earlier.context, earlier.step_s, earlier.observations, earlier.at_unix_s)
+        if number:
+            assert speed.step_s(1) == pytest.approx(again.step_s(1))

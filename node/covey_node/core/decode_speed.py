@@ -68,6 +68,7 @@ class DecodeSpeed:
         self._slot: _Slot | None = None
         self._slowdown: float | None = None
         self._slowdown_known = False
+        self._alone_s: float | None = None
         self.change = Change()
 
     def sample(
@@ -102,6 +103,13 @@ class DecodeSpeed:
 
     def step_s(self, batch: float) -> float:
         """As known, without what has changed a moment ago; 0 before the first sample."""
+        if batch == 1 and self._cells:  # asked for with every long prompt
+            if self._alone_s is None:
+                self._alone_s = self._step_s(1)
+            return self._alone_s
+        return self._step_s(batch)
+
+    def _step_s(self, batch: float) -> float:
         cell = self._nearest(batch)
         if cell is None:
             slot = self._slot
@@ -150,6 +158,7 @@ class DecodeSpeed:
         if lasting is not None:
             for cell in self._cells.values():
                 cell.window.scaled(lasting)
+            self._alone_s = None
         if self.change.factor(now_s) == 1.0:
             self._keep(observation, batch, context)
 
@@ -173,7 +182,7 @@ class DecodeSpeed:
         # Batches change within a cell: what is kept is as of the cell's own.
         observation.seconds *= self._scaled(1.0, batch, cell.batch)
         cell.window.add(observation)
-        self._slowdown_known = False
+        self._slowdown_known, self._alone_s = False, None
 
     def _nearest(self, batch: float) -> _Cell | None:
         """By batch; of several, the one seen last."""
