@@ -36,6 +36,10 @@ from covey_gateway.io.known_head import MISSES_MAX, KnownHead, known_head
 logger = logging.getLogger(__name__)
 
 
+NO_MORE = -1
+"""In place of a bound on the lines of a head: it is complete."""
+
+
 class ConnectionOwner(Protocol):
     """The server, as a connection sees it."""
 
@@ -89,6 +93,8 @@ class HttpConnection(asyncio.Protocol):
         self._known_missed = 0
         self._first_read: bytes | None = None
         self._body_left = 0
+        self._lines: list[tuple[bytes, bytes]] = []
+        self._lines_max = NO_MORE
         self.stalled_s: float | None = None
         self._stalled_bytes = 0
         self._linger_until_s: float | None = None
@@ -175,7 +181,8 @@ class HttpConnection(asyncio.Protocol):
     # --- httptools callbacks -----------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        self._reading = HttpRequest(self._heard_s)
+        self._reading = request = HttpRequest(self._heard_s)
+        self._lines, self._lines_max = request.lines, self.server.settings.header_count_max
 
     def on_url(self, url: bytes) -> None:
         request = self._current()
@@ -183,13 +190,11 @@ class HttpConnection(asyncio.Protocol):
         request.header_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        request = self._reading
-        if request is None or self._deaf:
-            return
-        if request.complete:
-            self._count_trailer(request, name, value)
-        elif len(request.lines) <= self.server.settings.header_count_max:
-            request.lines.append((name, value))
+        # Called a dozen times a request: what can wait until the head is complete is done there.
+        if len(self._lines) <= self._lines_max:
+            self._lines.append((name, value))
+        elif self._reading is not None and self._reading.complete and not self._deaf:
+            self._count_trailer(self._reading, name, value)
 
     def on_headers_complete(self) -> None:
         first_read, self._first_read = self._first_read, None
@@ -203,6 +208,7 @@ class HttpConnection(asyncio.Protocol):
         settings = self.server.settings
         request.complete, request.size = True, 0
         request.read_headers()
+        self._lines_max = NO_MORE
         try:
             request.read_url()
             if request.unbounded:
@@ -462,8 +468,9 @@ class HttpConnection(asyncio.Protocol):
             self.transport.resume_reading()
 
     def _start(self, request: HttpRequest) -> None:
-        origin = self.server.access.cors_origin(request.headers.get("origin", ""))
-        exchange = self._exchange = Exchange(self, request, http_head.cors_lines(origin))
+        origin = request.headers.get("origin")
+        cors_lines = http_head.cors_lines(self.server.access.cors_origin(origin)) if origin else b""
+        exchange = self._exchange = Exchange(self, request, cors_lines)
         if request.error is not None:
             self.server.refused(request.error)
             exchange.refuse(request.error, request.allow)

@@ -104,7 +104,7 @@ class HttpRequest:
                 headers[key] = value.decode("latin-1")
         self.header_count = len(self.lines)
         self.header_bytes += size
-        self.lines = []
+        self.lines.clear()
         length = headers.get("content-length")
         if length is not None and length.isascii() and length.isdigit():
             self.length = int(length)
@@ -181,10 +181,13 @@ class HttpRequest:
 
     def priority(self) -> int | None:
         """From x-covey-priority; None without it. Raises GatewayError."""
-        given = self.headers.get("x-covey-priority", "").lower()
-        if given and given not in CLASSES:
+        header = self.headers.get("x-covey-priority")
+        if not header:
+            return None
+        given = header.lower()
+        if given not in CLASSES:
             raise invalid_field("x-covey-priority must be interactive, normal or batch", "x-covey-priority")
-        return CLASSES.get(given)
+        return CLASSES[given]
 
 
 def known_name(name: bytes) -> str:

@@ -63,6 +63,8 @@ class HttpServer:
         self.port = 0
         self._door = door
         self._routes = routes
+        # Pages come first, should one have such a path.
+        self._engine_paths = frozenset(path for path in ENGINE_PATHS if routes.find("POST", path) is None)
         self._observer = observer
         self.now_s = clock
         self.date_line = date_line()
@@ -207,7 +209,8 @@ class HttpServer:
 
     def check(self, connection: HttpConnection, request: HttpRequest) -> None:
         """Raises GatewayError 401, 403, 404 or 405."""
-        found = self._routes.find(request.method, request.path)
+        engines = request.method == "POST" and request.path in self._engine_paths
+        found = None if engines else self._routes.find(request.method, request.path)
         if found is not None:
             request.route, request.tail = found
         access = found[0].access if found else Access.KEYED
@@ -226,7 +229,7 @@ class HttpServer:
                 headers.get("x-api-key", ""),
             ),
         )
-        if found is None and not (request.path in ENGINE_PATHS and request.method == "POST"):
+        if found is None and not engines:
             self._check_known(request)
 
     def upload_bytes_max(self, request: HttpRequest) -> int:
