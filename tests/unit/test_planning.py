@@ -13,7 +13,7 @@ from tests.support.scheduling import Leader, ask, member, model_load, node
 from covey_mesh.core.asking import Outcome
 from covey_scheduler.core.machine import Candidate, machines_of
 from covey_scheduler.core.planning import PAIRS_MAX, plan, together_max
-from covey_scheduler.core.policies import PREDICTED
+from covey_scheduler.core.policies import POLICIES
 from covey_scheduler.core.policy import Ranking, rank
 from covey_scheduler.core.prediction import Question
 from covey_scheduler.core.settings import SchedulerSettings
@@ -23,7 +23,9 @@ SETTINGS = SchedulerSettings(answer_weight=0.0)
 NOW_S = 10.0
 
 
-def rankings(speeds: Sequence[float], ready_s: Sequence[float], prompts: Sequence[int]) -> list[Ranking]:
+def rankings(
+    speeds: Sequence[float], ready_s: Sequence[float], prompts: Sequence[int], policy: str = "predicted"
+) -> list[Ranking]:
     """Machines of these prompt tokens a second that are done with their prompts in so many seconds."""
     members = {node(i): member(node(i), model_load(prefill_tokens_per_s=s)) for i, s in enumerate(speeds)}
     machines = [
@@ -31,36 +33,42 @@ def rankings(speeds: Sequence[float], ready_s: Sequence[float], prompts: Sequenc
         for each, ready in zip(machines_of("tiny", members), ready_s, strict=True)
     ]
     questions = [Question(ask(f"r{n}", prompt_tokens=tokens), 0, NOW_S) for n, tokens in enumerate(prompts)]
-    return [rank(each, machines, (0,) * len(machines), (), PREDICTED, SETTINGS) for each in questions]
+    return [rank(each, machines, (0,) * len(machines), (), POLICIES[policy], SETTINGS) for each in questions]
 
 
 @pytest.mark.parametrize(
-    ("ready_s", "prompts", "urgent", "where", "first"),
+    ("ready_s", "prompts", "waited_s", "urgent", "where", "first"),
     [
         # Alone, each takes the machine that is done with it first: 0 computes 1,000 tokens a second, 1 half of that.
-        ((0.0, 0.0), (1000,), (), (0,), (0,)),
-        ((1.5, 0.0), (1000,), (), (1,), (0,)),
-        # Two of a second each: in front of the other it costs 2 s on the fast machine, and 2 s on the slow one: the
-        # fast one. A third would make two wait.
-        ((0.0, 0.0), (1000, 1000), (), (0, 0), (0,)),
-        ((0.0, 0.0), (1000, 1000, 1000), (), (1, 0, 0), (0, 1)),
-        # The long one keeps the fast machine for itself as soon as the short one finds another.
-        ((0.0, 0.0), (4000, 100), (), (0, 0), (1,)),
-        ((0.5, 0.0), (4000, 100), (), (0, 1), (0, 1)),
+        ((0.0, 0.0), (1000,), (0.0,), (), (0,), (0,)),
+        ((1.5, 0.0), (1000,), (0.0,), (), (1,), (0,)),
+        # Two of a second each: one after the other they take 1 s and 2 s, and on a machine each as well: the fast one.
+        # A third would make two wait.
+        ((0.0, 0.0), (1000, 1000), (0.0, 0.0), (), (0, 0), (0,)),
+        ((0.0, 0.0), (1000, 1000, 1000), (0.0, 0.0, 0.0), (), (1, 0, 0), (0, 1)),
+        # The long one keeps the fast machine for itself: 4.1^2 + .1^2 is more than 4^2 + .2^2 ...
+        ((0.0, 0.0), (4000, 100), (0.0, 0.0), (), (0, 1), (0, 1)),
+        # ... and less than 4^2 + 1.2^2; but it is more again once the long one has waited for 6 s, ...
+        ((0.0, 1.0), (4000, 100), (0.0, 0.0), (), (0, 0), (1,)),
+        ((0.0, 1.0), (4000, 100), (6.0, 0.0), (), (0, 1), (0, 1)),
+        # ... unless the short one has, too.
+        ((0.0, 1.0), (4000, 100), (6.0, 6.0), (), (0, 0), (1,)),
         # Who has waited long enough goes before all, and takes what is best for itself.
-        ((0.0, 0.0), (4000, 100), (0,), (0, 1), (0, 1)),
-        ((0.0, 9.0), (4000, 100), (0,), (0, 0), (0,)),
-        ((0.0, 9.0), (4000, 100, 100), (0, 1), (0, 0, 0), (0,)),
+        ((0.0, 0.0), (4000, 100), (0.0, 0.0), (0,), (0, 1), (0, 1)),
+        ((0.0, 9.0), (4000, 100), (0.0, 0.0), (0,), (0, 0), (0,)),
+        ((0.0, 9.0), (4000, 100, 100), (0.0, 0.0, 0.0), (0, 1), (0, 0, 0), (0,)),
     ],
 )
 def test_by_hand(
     ready_s: tuple[float, ...],
     prompts: tuple[int, ...],
+    waited_s: tuple[float, ...],
     urgent: tuple[int, ...],
     where: tuple[int, ...],
     first: tuple[int, ...],
 ) -> None:
-    rows = plan(rankings((1000.0, 500.0), ready_s, prompts), [n in urgent for n in range(len(prompts))])
+    asks = rankings((1000.0, 500.0), ready_s, prompts)
+    rows = plan(asks, waited_s, [n in urgent for n in range(len(prompts))])
     assert tuple(row.machine for row in rows) == where
     assert tuple(number for number, row in enumerate(rows) if row.first) == first
     assert [row.prompt_s for row in rows] == [
@@ -68,13 +76,13 @@ def test_by_hand(
     ]
 
 
-def waited_s(speeds: Sequence[float], ready_s: Sequence[float], prompts: Sequence[int], where: Sequence[int]) -> float:
-    """Sum over asks of the time to the first token, each machine taking the shortest first."""
-    ends_s, total_s = list(ready_s), 0.0
+def squares(speeds: Sequence[float], ready_s: Sequence[float], prompts: Sequence[int], where: Sequence[int]) -> float:
+    """Sum over asks of the squared time to the first token, each machine taking the shortest first."""
+    ends_s, total = list(ready_s), 0.0
     for tokens, machine in sorted(zip(prompts, where, strict=True)):
         ends_s[machine] += tokens / speeds[machine]
-        total_s += ends_s[machine]
-    return total_s
+        total += ends_s[machine] ** 2
+    return total
 
 
 def test_close_to_the_best_of_all_plans() -> None:
@@ -83,11 +91,18 @@ def test_close_to_the_best_of_all_plans() -> None:
         speeds = [dice.choice((1000.0, 500.0, 250.0)) for _ in range(3)]
         ready_s = [dice.choice((0.0, dice.expovariate(1.0))) for _ in range(3)]
         prompts = [max(1, round(dice.lognormvariate(6.5, 1.2))) for _ in range(5)]
-        rows = plan(rankings(speeds, ready_s, prompts), [False] * 5)
-        best_s = min(waited_s(speeds, ready_s, prompts, where) for where in product(range(3), repeat=5))
-        shares.append(waited_s(speeds, ready_s, prompts, [row.machine for row in rows]) / best_s)
-    assert max(shares) < 1.2
+        rows = plan(rankings(speeds, ready_s, prompts), [0.0] * 5, [False] * 5)
+        best = min(squares(speeds, ready_s, prompts, where) for where in product(range(3), repeat=5))
+        shares.append(squares(speeds, ready_s, prompts, [row.machine for row in rows]) / best)
+    assert max(shares) < 1.25
     assert sum(shares) / len(shares) < 1.02
+
+
+@pytest.mark.parametrize("policy", [name for name, each in POLICIES.items() if not each.ties_s])
+def test_costs_that_are_no_seconds_are_not_weighed_against_seconds(policy: str) -> None:
+    asks = rankings((1000.0, 500.0), (0.0, 0.0), (4000, 100, 100), policy)
+    for rows in (plan(asks, [5.0] * 3, [False] * 3), plan(asks, [5.0] * 3, [True, False, True])):
+        assert [row.machine for row in rows] == [each.best() for each in asks]
 
 
 def test_fewer_asks_are_planned_together_in_a_very_large_pool() -> None:

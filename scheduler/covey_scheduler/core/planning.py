@@ -1,10 +1,11 @@
 """Which of the asks that wait goes first on which machine: one plan for all of them. Pure.
 
-Each for itself would wait for the fastest machine. Together the least waiting is a matching of asks to places in the
-lines of machines (Horn, "Minimizing Average Flow Time with Parallel Machines", 1973; Bruno, Coffman, Sethi, 1974): who
-goes k-th from last on a machine costs k times its own seconds there, its own and those of the k - 1 behind it. Solved
-greedily, the longest first: each ask goes in front of those already planned for a machine, and so counts the time that
-they lose by it. On the traces of bench/routing that waits as long as the exact solution, at a fraction of its price.
+Each for itself would wait for the fastest machine. Together they are matched to places in the lines of machines, the
+longest first: each goes in front of those already planned for a machine, and so counts what they lose by it (the
+matching of Horn, "Minimizing Average Flow Time with Parallel Machines", 1973, solved greedily). What is kept small is
+the sum of the squares of the times to the first token (Bansal, Pruhs, "Server Scheduling in the Lp Norm", 2003): a
+second more costs an ask that takes 30 s ten times what it costs one that takes 3 s. By the plain sum short prompts
+would go before long ones again and again, and the slowest requests of all become slower still.
 
 Not here: whose turn it is (queue.py), and whether a machine can start anything now (policy.py).
 """
@@ -12,6 +13,8 @@ Not here: whose turn it is (queue.py), and whether a machine can start anything 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
 from typing import NamedTuple
 
 from covey_mesh.core.names import NodeId
@@ -46,7 +49,7 @@ class Planned(NamedTuple):
     first: bool
 
 
-def plan(rankings: Sequence[Ranking], urgent: Sequence[bool]) -> list[Planned]:
+def plan(rankings: Sequence[Ranking], waited_s: Sequence[float], urgent: Sequence[bool]) -> list[Planned]:
     """One row an ask, in the order given, which is the order of their turns. `urgent`: nobody else's wait counts any
     more, it takes what is best for itself before all others do. Every ranking has machines."""
     lines, chosen = _Lines(), [(0, 0.0)] * len(rankings)
@@ -56,51 +59,73 @@ def plan(rankings: Sequence[Ranking], urgent: Sequence[bool]) -> list[Planned]:
     shortest_s = [_prompt_s(each, each.best()) for each in rankings]
     relaxed = [number for number in numbers if not urgent[number]]
     for number in sorted(relaxed, key=lambda each: (shortest_s[each], each), reverse=True):
-        chosen[number] = lines.before_relaxed(number, rankings[number])
+        chosen[number] = lines.before_relaxed(number, rankings[number], waited_s[number])
     first = lines.first()
     return [Planned(index, seconds, number in first) for number, (index, seconds) in enumerate(chosen)]
 
 
+@dataclass(slots=True)
+class _Line:
+    """What is planned for one machine: urgent asks in order of turn, then `relaxed` others, the last planned in front.
+    `front`: the number of the ask that goes first; `first_tokens_s`: the others' times to the first token, summed."""
+
+    front: int
+    urgent_s: float = 0.0
+    relaxed: int = 0
+    first_tokens_s: float = 0.0
+
+    def squares_lost(self, prompt_s: float) -> float:
+        """By how much the sum of their squares grows when a prompt of these seconds goes before the relaxed ones."""
+        return prompt_s * (2.0 * self.first_tokens_s + self.relaxed * prompt_s)
+
+    def go_before(self, number: int, first_token_s: float, prompt_s: float) -> None:
+        self.first_tokens_s += first_token_s + self.relaxed * prompt_s
+        self.relaxed += 1
+        if not self.urgent_s:
+            self.front = number
+
+
 class _Lines:
-    """The line planned for each machine: urgent asks in order of turn, then the others, the last planned in front."""
+    """By machine."""
 
     def __init__(self) -> None:
-        self._urgent_s: dict[NodeId, float] = {}
-        self._relaxed: dict[NodeId, int] = {}
-        self._front: dict[NodeId, int] = {}
+        self._lines: dict[NodeId, _Line] = {}
         self._places: dict[NodeId, int] = {}
         self._machines: Sequence[Standing] = ()
 
     def behind_all(self, number: int, ranking: Ranking) -> tuple[int, float]:
         """For an urgent ask: (index of the machine that will be done with it first, seconds of its prompt there)."""
-        index = self._cheapest(ranking)
-        node_id, seconds = _node(ranking, index), _prompt_s(ranking, index)
-        self._urgent_s[node_id] = self._urgent_s.get(node_id, 0.0) + seconds
-        self._front.setdefault(node_id, number)
+        costs = list(ranking.costs)
+        for index, line in self._known(ranking):
+            costs[index] += line.urgent_s
+        index = costs.index(min(costs))
+        seconds = _prompt_s(ranking, index)
+        self._line(ranking, index, number).urgent_s += seconds
         return index, seconds
 
-    def before_relaxed(self, number: int, ranking: Ranking) -> tuple[int, float]:
-        """The same for one that counts its seconds once more for each of those that it goes before."""
-        index = self._cheapest(ranking)
-        node_id = _node(ranking, index)
-        self._relaxed[node_id] = self._relaxed.get(node_id, 0) + 1
-        if node_id not in self._urgent_s:
-            self._front[node_id] = number
-        return index, _prompt_s(ranking, index)
+    def before_relaxed(self, number: int, ranking: Ranking, waited_s: float) -> tuple[int, float]:
+        """The same for one that counts, too, what is lost by those that it goes before."""
+        costs = list(ranking.costs)
+        for index, line in self._known(ranking):
+            first_token_s = waited_s + costs[index] + line.urgent_s
+            costs[index] = sqrt(first_token_s**2 + line.squares_lost(_prompt_s(ranking, index))) - waited_s
+        index = costs.index(min(costs))
+        line, seconds = self._line(ranking, index, number), _prompt_s(ranking, index)
+        line.go_before(number, waited_s + ranking.costs[index] + line.urgent_s, seconds)
+        return index, seconds
 
     def first(self) -> set[int]:
-        return set(self._front.values())
+        return {line.front for line in self._lines.values()}
 
-    def _cheapest(self, ranking: Ranking) -> int:
-        if not self._front:
-            return ranking.best()
-        costs, places = list(ranking.costs), self._places_in(ranking.machines)
-        for node_id in self._front:
-            index = places.get(node_id)
-            if index is not None:
-                behind = self._relaxed.get(node_id, 0)
-                costs[index] += self._urgent_s.get(node_id, 0.0) + behind * _prompt_s(ranking, index)
-        return costs.index(min(costs))
+    def _line(self, ranking: Ranking, index: int, number: int) -> _Line:
+        return self._lines.setdefault(_node(ranking, index), _Line(number))
+
+    def _known(self, ranking: Ranking) -> list[tuple[int, _Line]]:
+        """(index of a machine, what is planned for it); of a policy whose costs are no seconds they are left alone."""
+        if not self._lines or not ranking.policy.ties_s:
+            return []
+        places = self._places_in(ranking.machines)
+        return [(places[node_id], line) for node_id, line in self._lines.items() if node_id in places]
 
     def _places_in(self, machines: Sequence[Standing]) -> dict[NodeId, int]:
         """Where each machine stands in a list of them; most asks are given the same list."""
@@ -141,7 +166,9 @@ def wait_as_planned(asks: Sequence[Waiting], ahead_s: dict[NodeId, float], setti
 
 
 def plan_of(asks: Sequence[Waiting], settings: SchedulerSettings) -> list[Planned]:
-    return plan([each.ranking for each in asks], [urgent(each, settings) for each in asks])
+    return plan(
+        [each.ranking for each in asks], [each.waited_s for each in asks], [urgent(each, settings) for each in asks]
+    )
 
 
 def urgent(ask: Waiting, settings: SchedulerSettings) -> bool:
