@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict, deque
 from dataclasses import dataclass
+from math import ceil
 
 TYPICAL_BATCH = 16
 """Streams that share a step where only a request's own part of the work is asked for."""
@@ -41,9 +42,16 @@ class EngineProfile:
     def request_s(self, prompt: int, cached: int, output: int) -> float:
         """One request's own share of an engine's time."""
         new = prompt - cached
-        prefill = new * (self.prompt_token_s + self.attention_s * (cached + new / 2))
-        prefill += self.prompt_step_s * new / self.chunk_tokens
+        prefill = self._prompt_tokens_s(new, cached) + self.prompt_step_s * new / self.chunk_tokens
         return prefill + output * (self.step_s / TYPICAL_BATCH + self.stream_s + self.context_token_s * prompt)
+
+    def prompt_alone_s(self, prompt: int, cached: int) -> float:
+        """One prompt on an engine that does nothing else: its tokens, and the weights read for each chunk of them."""
+        new = prompt - cached
+        return self._prompt_tokens_s(new, cached) + ceil(new / self.chunk_tokens) * (self.step_s + self.prompt_step_s)
+
+    def _prompt_tokens_s(self, new: int, cached: int) -> float:
+        return new * (self.prompt_token_s + self.attention_s * (cached + new / 2))
 
 
 @dataclass(eq=False, slots=True)

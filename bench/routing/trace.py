@@ -98,11 +98,11 @@ def work_s(requests: Sequence[Request], profile: EngineProfile = PROFILE) -> flo
 
 
 def prompts_alone_s(requests: Sequence[Request], speed: float, profile: EngineProfile = PROFILE) -> list[float]:
-    """Seconds of each prompt on an idle machine of this speed that holds every prefix seen before: no policy gives a
-    first token sooner."""
+    """Seconds of each prompt, in its steps, on an idle machine of this speed that holds every prefix seen before: no
+    policy gives a first token sooner."""
     cached = cached_anywhere(requests)
     return [
-        profile.request_s(each.prompt_tokens, known, 0) / speed for each, known in zip(requests, cached, strict=True)
+        profile.prompt_alone_s(each.prompt_tokens, known) / speed for each, known in zip(requests, cached, strict=True)
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from bench.routing.__main__ import CLAIRVOYANT, OURS, Job, Result, floor, parse_fault, ratios, run
+from bench.routing.__main__ import CLAIRVOYANT, OURS, Job, Result, floor, nothing_below, parse_fault, ratios, run
 from bench.routing.engine import Engine, EngineProfile, Sequence_
 from bench.routing.paired import paired, sign_flip_p
 from bench.routing.trace import Request, prompts_alone_s, read_trace, sample, work_s
@@ -60,15 +60,23 @@ def test_a_sample_offers_the_load_that_was_asked_for(mooncake: Path) -> None:
 
 def test_no_policy_comes_below_each_prompt_alone(mooncake: Path) -> None:
     requests = [Request(n, n / 10, 1024, 5, (7, n)) for n in range(3)]
-    # 1,024 tokens in 0.130 s of speed 1, of which the second and third have half in the cache.
+    # A step of 0.016 s and 1,024 tokens in 0.130 s of speed 1, of which the second and third have half in the cache.
     first, *others = prompts_alone_s(requests, speed=2.0)
-    assert first == pytest.approx(1024 / 16_000, rel=0.05)
-    assert others == pytest.approx([512 / 16_000] * 2, rel=0.05)
+    assert first == pytest.approx(0.008 + 1024 / 16_000, rel=0.05)
+    assert others == pytest.approx([0.008 + 512 / 16_000] * 2, rel=0.05)
     jobs = [Job(mooncake, "lmetric", (1.0, 0.5), 0.5, seed, 30, 0.25) for seed in range(2)]
     mean_s, p99_s = floor(jobs)
     served = [run(job) for job in jobs]
     assert mean_s < sum(each.first_token_mean for each in served) / 2
     assert p99_s < sum(each.first_token_p99 for each in served) / 2
+
+
+@pytest.mark.parametrize(("prompt", "cached"), [(1, 0), (2048, 0), (2049, 0), (9000, 1024), (90_000, 89_600)])
+def test_a_prompt_alone_takes_what_the_engine_takes(prompt: int, cached: int) -> None:
+    profile, engine = EngineProfile(), Engine(1.0, EngineProfile(), 512)
+    engine.cache.update(dict.fromkeys(range(cached // 512)))
+    engine.add(Sequence_(None, prompt, 1, tuple(range(prompt // 512))), 0.0)
+    assert drive(engine)[-1][0] == pytest.approx(profile.prompt_alone_s(prompt, cached))
 
 
 def test_a_prompt_in_chunks_then_one_token_a_step() -> None:
@@ -132,6 +140,13 @@ def test_ratios_are_against_the_peer_best_at_each_figure() -> None:
         "mean_completion_vs_clairvoyant": 1.2,
     }
     assert ratios(results, equal=True)["mean_ttft_vs_best_peer"] == 0.8
+
+
+def test_the_floor_is_told_beside_the_best_peer() -> None:
+    results = {OURS: [Result(1.0, 6.0, 12.0)], "jsq": [Result(2.0, 10.0, 9.0)], "lmetric": [Result(4.0, 8.0, 9.0)]}
+    told = nothing_below((0.5, 4.0), results)
+    assert told.endswith("; 0.250 of the best peer's first_token_mean; 0.500 of the best peer's first_token_p99")
+    assert "peer" not in nothing_below((0.5, 4.0), {OURS: results[OURS]})
 
 
 def test_paired_samples_give_a_ratio_an_interval_and_a_p_value() -> None:
