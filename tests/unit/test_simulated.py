@@ -229,3 +229,50 @@ def test_mistakes_of_lists_and_choices(path: str, fields: dict[str, object]) -> 
     with pytest.raises(openai.CallError) as caught:
         answered(path, **fields)
     assert caught.value.status == 400
+
+
+def first_tokens_s(engine: BatchModel) -> dict[object, float]:
+    found: dict[object, float] = {}
+    for at_s, key, _, _ in run_out(engine):
+        found.setdefault(key, at_s)
+    return found
+
+
+def two_prompts(**values: object) -> dict[object, float]:
+    """A long one begins, a short one comes after 0.1 s; nothing is decoded before both are computed."""
+    engine = batch(decode_tokens_per_s=1e9, **values)
+    engine.submit("long", 4000, 1, 0.0)
+    engine.submit("short", 300, 1, 0.1)
+    return first_tokens_s(engine)
+
+
+def test_a_prompt_that_was_begun_before_goes_first_in_every_step() -> None:
+    """Smaller steps alone do not help who comes later."""
+    assert two_prompts() == pytest.approx({"long": 4.096, "short": 4.3}, abs=0.01)
+    assert two_prompts(step_tokens=500) == pytest.approx({"long": 4.0, "short": 4.3}, abs=0.01)
+
+
+def test_long_prompts_leave_room_in_the_step_where_they_are_bounded() -> None:
+    """The first step is the long prompt's own: nobody else was there."""
+    found = two_prompts(long_prompt_step_tokens=500)
+    assert found == pytest.approx({"short": 2.048 + 0.8, "long": 4.3}, abs=0.01)
+
+
+def test_the_bound_holds_beside_streams_too() -> None:
+    engine = batch(decode_tokens_per_s=100.0, long_prompt_step_tokens=500)
+    engine.submit("stream", 10, 1000, 0.0)
+    engine.advance(0.1)
+    engine.submit("long", 2000, 1, 0.1)
+    engine.advance(0.2)
+    engine.submit("short", 100, 1, 0.2)
+    found = first_tokens_s(engine)
+    assert (found["short"], found["long"]) == pytest.approx((0.1 + 0.51 + 0.61, 0.1 + 4 * 0.51 + 0.1), abs=0.02)
+
+
+def test_streams_count_in_a_step() -> None:
+    """Beside three streams a token of the fourth prompt is computed a step."""
+    engine = batch(step_tokens=4)
+    for name in "abcd":
+        engine.submit(name, 4 if name == "d" else 1, 50, 0.0)
+    keys = [key for _, key, _, _ in run_out(engine)]
+    assert keys[: keys.index("d")].count("a") == 4

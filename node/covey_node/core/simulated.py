@@ -1,8 +1,10 @@
 """A model of a batching engine in virtual time: how long prompts and tokens take, and how it fails.
 
-Steps as in vLLM's scheduler: each step prefills at most PREFILL_CHUNK_TOKENS of prompts and decodes one token of every
-request whose prompt is done; its duration is the prefill's at `prefill_tokens_per_s` plus the decoding's at the
-batch's speed. KV cache is reserved whole (prompt and output) before a request runs; others wait in order of arrival.
+Steps as in vLLM's scheduler (0.32, first come first served): a step has `step_tokens` tokens, dealt out to requests in
+the order in which they began: one to each whose prompt is done, to a prompt what is left of it, though no more than
+`long_prompt_step_tokens` beside others. Its duration is the prefill's at `prefill_tokens_per_s` plus the decoding's at
+the batch's speed. KV cache is reserved whole (prompt and output) before a request runs; others wait in order of
+arrival.
 
 Not here: text and HTTP (simulated_openai.py), timers (covey_node.io.simulated).
 """
@@ -13,8 +15,6 @@ import enum
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
-
-PREFILL_CHUNK_TOKENS = 2048
 
 
 class FaultKind(enum.Enum):
@@ -51,6 +51,10 @@ class SimulatedSettings:
     kv_cache_tokens: int = 65_536
     max_context_tokens: int = 4_096
     running_limit: int = 64
+    step_tokens: int = 2048
+    """vLLM's --max-num-batched-tokens, its default for most machines."""
+    long_prompt_step_tokens: int = 0
+    """vLLM's --long-prefill-token-threshold; 0, its default: no such bound."""
     queue_limit: int | None = None
     """Running and waiting requests in the engine; None: no bound, as in vLLM."""
     start_s: float = 0.0
@@ -155,18 +159,24 @@ class BatchModel:
 
     def _begin_step(self, now_s: float) -> None:
         self._admit()
-        budget = PREFILL_CHUNK_TOKENS
+        settings, prefill_tokens = self.settings, 0
+        budget = settings.step_tokens
+        alone = self.running + self.waiting == 1
+        share_max = budget if alone else settings.long_prompt_step_tokens or budget
         self._step_prefill = []
         self._step_decode = []
         for sequence in self._running.values():
+            if budget == 0:
+                break
             if sequence.prompt_left == 0:
                 if not self._silent(sequence):
                     self._step_decode.append(sequence)
-            elif budget > 0:
-                share = min(budget, sequence.prompt_left)
-                budget -= share
-                self._step_prefill.append((sequence, share))
-        prefill_tokens = PREFILL_CHUNK_TOKENS - budget
+                    budget -= 1
+                continue
+            share = min(budget, sequence.prompt_left, share_max)
+            budget -= share
+            prefill_tokens += share
+            self._step_prefill.append((sequence, share))
         busy = prefill_tokens > 0 or bool(self._step_decode)
         self._step_ends_s = now_s + self.settings.step_s(prefill_tokens, len(self._step_decode)) if busy else None
 
