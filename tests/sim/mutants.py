@@ -132,7 +132,7 @@ def _end_twice(self: Flight, effect: ev.DeliverEnd) -> None:
 def _room_not_given_back(self: Admission, ticket: Any) -> Any:
     held = ticket.reserved_tokens if ticket.place is Place.RUNNING else 0
     started = _release(self, ticket)
-    self._lines.reserved_tokens += held
+    self._reserved_tokens += held
     return started
 
 

@@ -109,7 +109,7 @@ class SimNode:
         self.lie: Callable[[NodeLoad], NodeLoad] | None = None
         unused: Any = None
         self.served = ServedModel(spec, unused, clock, self._changed, unix_clock=clock)
-        self.supervisor = SimSupervisor(spec, process, self._changed)
+        self.supervisor = SimSupervisor(spec, process, self._engine_changed)
         self.served.supervisor = self.supervisor  # type: ignore[assignment]
 
     def start(self, with_engine: bool) -> None:
@@ -140,6 +140,11 @@ class SimNode:
             models=(self.served.load(),),
             draining=self.draining,
         )
+
+    def _engine_changed(self) -> None:
+        """Of ServedModel's own what goes without calibration and the supervisor's lifecycle."""
+        self.served._ready = self.supervisor.state is EngineState.READY
+        self._changed()
 
     def _changed(self) -> None:
         if self._timer is None:

@@ -252,7 +252,7 @@ def tables(machine: Machine, machines: int) -> list[tuple[str, float, float]]:
         ("node's attempts", len(served._attempts), 0),
         ("node's tickets", len(served._admission._live), 0),
         ("node's running", served._admission.running + served._admission.waiting, 0),
-        ("node's reserved tokens", served._admission._lines.reserved_tokens, 0),
+        ("node's reserved tokens", served._admission._reserved_tokens, 0),
         ("engine's requests", 0 if engine is None else engine.running + len(engine._requests), 0),
         ("links' attempts", sum(len(link.opened) + len(link.served) for link in links), 0),
         ("links' bytes", sum(link.outbox.waiting_bytes for link in links), 0),
