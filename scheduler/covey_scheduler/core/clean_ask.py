@@ -23,7 +23,17 @@ USER_AHEAD_TOKENS_MAX = 2**53
 
 def clean_ask(ask: Ask) -> Ask:
     """Every number finite and within its bound; an odd deadline counts as none. A clean ask is given back as it is."""
-    if _is_clean(ask):
+    if (
+        0 <= ask.prompt_tokens <= TOKENS_MAX
+        and 0 <= ask.longest_prompt_tokens <= TOKENS_MAX
+        and 0 <= ask.max_output_tokens <= TOKENS_MAX
+        and len(ask.prefix_hashes) <= BLOCKS_MAX
+        and len(ask.user) <= USER_LENGTH_MAX
+        and 0 <= ask.priority <= PRIORITY_LOWEST
+        and (not ask.deadline_s or DEADLINE_S_MIN <= ask.deadline_s <= DEADLINE_S_MAX)
+        and (not ask.waited_s or 0.0 < ask.waited_s <= WAITED_S_MAX)
+        and (not ask.user_ahead_tokens or 0 < ask.user_ahead_tokens <= USER_AHEAD_TOKENS_MAX)
+    ):
         return ask
     return replace(
         ask,
@@ -36,20 +46,6 @@ def clean_ask(ask: Ask) -> Ask:
         deadline_s=clean_deadline_s(ask.deadline_s),
         waited_s=clamp(ask.waited_s, 0.0, WAITED_S_MAX),
         user_ahead_tokens=clamp_int(ask.user_ahead_tokens, USER_AHEAD_TOKENS_MAX),
-    )
-
-
-def _is_clean(ask: Ask) -> bool:
-    return (
-        0 <= ask.prompt_tokens <= TOKENS_MAX
-        and 0 <= ask.longest_prompt_tokens <= TOKENS_MAX
-        and 0 <= ask.max_output_tokens <= TOKENS_MAX
-        and len(ask.prefix_hashes) <= BLOCKS_MAX
-        and len(ask.user) <= USER_LENGTH_MAX
-        and 0 <= ask.priority <= PRIORITY_LOWEST
-        and (ask.deadline_s == 0 or DEADLINE_S_MIN <= ask.deadline_s <= DEADLINE_S_MAX)
-        and 0.0 <= ask.waited_s <= WAITED_S_MAX
-        and 0 <= ask.user_ahead_tokens <= USER_AHEAD_TOKENS_MAX
     )
 
 

@@ -124,7 +124,8 @@ class Inflight:
         key, made_at_s, prompt_s = reservation.key, reservation.made_at_s, reservation.prompt_s
         if key in self.by_key:
             self.release(key)
-        place = self._place(reservation.node_id, reservation.model)
+        node_id, model = reservation.node_id, reservation.model
+        place = self._place(node_id, model)
         place.report = report
         done_at_s = place.prompts_done_at_s
         place.prompts_done_at_s = (done_at_s if done_at_s > made_at_s else made_at_s) + prompt_s
@@ -132,9 +133,11 @@ class Inflight:
         place.last_prompt_s = prompt_s
         reservation.prompts_upto_s = place.prompts_given_s
         place.unreported_tokens += reservation.tokens
-        place.unreported[key] = self.by_key[key] = reservation
-        self._await_report(reservation)
-        self._changed(reservation.node_id, reservation.model)
+        place.unreported[key] = self.by_key[key] = self._unreported[key] = reservation
+        expires_at_s = made_at_s + self._settings.reservation_s
+        if expires_at_s < self.look_at_s:
+            self.look_at_s = expires_at_s
+        self._changed(node_id, model)
         if len(self.by_key) > self._settings.reservations_max:
             self._keep_bound()
 
@@ -151,17 +154,11 @@ class Inflight:
             place.reported[key] = reservation
             place.counted = min(len(place.reported), max(0, load.running_requests + load.waiting_requests))
         else:
-            place.unreported[key] = reservation
+            place.unreported[key] = self._unreported[key] = reservation
             place.unreported_tokens += reservation.tokens
-            self._await_report(reservation)
+            self.look_at_s = min(self.look_at_s, reservation.made_at_s + self._settings.reservation_s)
         self._changed(reservation.node_id, reservation.model)
         self._keep_bound()
-
-    def _await_report(self, reservation: Reservation) -> None:
-        self._unreported[reservation.key] = reservation
-        expires_at_s = reservation.made_at_s + self._settings.reservation_s
-        if expires_at_s < self.look_at_s:
-            self.look_at_s = expires_at_s
 
     def _keep_bound(self) -> None:
         while len(self.by_key) > self._settings.reservations_max:

@@ -99,7 +99,8 @@ def machine_to_start(ranking: Ranking, waited_s: float) -> int | None:
     alone: planning.py has the rule for several."""
     if not ranking.machines:
         return None
-    best = ranking.best()
+    costs = ranking.costs
+    best = costs.index(min(costs))
     if not ranking.busy(best):
         return best
     free = ranking.best_free()
