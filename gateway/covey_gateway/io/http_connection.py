@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol, cast
+from typing import cast
 
 import httptools
 
-from covey_gateway.core.access import AccessPolicy
 from covey_gateway.core.errors import (
     Code,
     GatewayError,
@@ -25,48 +23,17 @@ from covey_gateway.core.errors import (
     unavailable,
 )
 from covey_gateway.core.front import IncomingRequest
-from covey_gateway.core.retrying import BufferBudget
-from covey_gateway.core.settings import HttpSettings
 from covey_gateway.io import http_head
 from covey_gateway.io.http_exchange import Exchange
+from covey_gateway.io.http_owners import ConnectionOwner
 from covey_gateway.io.http_request import SMALL_BODY_BYTES, HttpRequest
 from covey_gateway.io.http_upload import Upload
 from covey_gateway.io.known_head import MISSES_MAX, KnownHead, known_head
 
 logger = logging.getLogger(__name__)
 
-
 NO_MORE = -1
 """In place of a bound on the lines of a head: it is complete."""
-
-
-class ConnectionOwner(Protocol):
-    """The server, as a connection sees it."""
-
-    settings: HttpSettings
-    access: AccessPolicy
-    bodies: BufferBudget
-    draining: bool
-    date_line: bytes
-    now_s: Callable[[], float]
-
-    def admit(self, connection: HttpConnection) -> bool:
-        """False: too many connections."""
-
-    def gone(self, connection: HttpConnection) -> None: ...
-
-    def check(self, connection: HttpConnection, request: HttpRequest) -> None:
-        """Once the head is there. Raises GatewayError if the request will not be served."""
-
-    def upload_bytes_max(self, request: HttpRequest) -> int:
-        """Not 0 where the path takes a body of that size while it comes."""
-
-    def serve(self, exchange: Exchange) -> None: ...
-
-    def submit(self, exchange: Exchange, incoming: IncomingRequest) -> None:
-        """An engine's request whose head is known: what `serve` ends in."""
-
-    def refused(self, error: GatewayError) -> None: ...
 
 
 class HttpConnection(asyncio.Protocol):

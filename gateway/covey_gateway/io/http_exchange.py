@@ -7,42 +7,18 @@ a Content-Length. Not here: parsing, timeouts, what to answer.
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
 
 from covey_gateway.core.errors import JSON, GatewayError, stream_broken
 from covey_gateway.core.front import ActiveRequest, AnswerHead
 from covey_gateway.core.held_answer import EVENT_STREAM
 from covey_gateway.core.pages import PlainResponse
 from covey_gateway.io import http_head
+from covey_gateway.io.http_owners import ExchangeOwner
 from covey_gateway.io.http_request import HttpRequest
 from covey_mesh.core.exchange import Failure
 
 JOINED_BYTES_MAX = 4096
 """Smaller chunks are copied into one buffer with their framing; larger ones are handed over as they are."""
-
-
-class AnsweringServer(Protocol):
-    """The server, as an exchange sees it."""
-
-    draining: bool
-    """True: no connection takes a further request."""
-    date_line: bytes
-
-
-class ExchangeOwner(Protocol):
-    """The connection, as an exchange sees it."""
-
-    transport: asyncio.Transport
-    stalled_s: float | None
-    """Since when the transport has not been able to write; None: it is."""
-
-    @property
-    def server(self) -> AnsweringServer: ...
-
-    def written(self) -> None:
-        """Body bytes were handed to the transport: check for a reader that does not read."""
-
-    def finished(self, exchange: Exchange, keep: bool) -> None: ...
 
 
 class Exchange:
