@@ -38,9 +38,15 @@ class Verdicts(Tallied):
         if ranking is None:
             rejected = sum(1 for verdict in self._made if verdict.rejected_because)
             return len(self._made) - rejected, rejected
-        best, refused = _shown(ranking, self._candidates_max)
-        passed = 0 if self._refused else sum(1 for _, reason in best if not reason)
-        return passed, len(best) + len(refused) - passed
+        machines, rejected = _counts(ranking, self._candidates_max)
+        free = 0
+        if not self._refused:
+            for index in range(len(ranking.machines)):
+                if not ranking.busy(index):
+                    free += 1
+                    if free == machines:
+                        break
+        return free, machines + rejected - free
 
     def __len__(self) -> int:
         return len(self._verdicts())
@@ -77,9 +83,15 @@ def _both(reason: str, refused: str) -> str:
 
 
 def _shown(ranking: Ranking, candidates_max: int) -> tuple[list[tuple[int, str]], Sequence[Rejection]]:
-    room = max(candidates_max - len(ranking.machines), candidates_max // 4)
-    rejected = ranking.rejected[:room]
-    return _best(ranking, candidates_max - len(rejected)), rejected
+    machines, rejected = _counts(ranking, candidates_max)
+    return _best(ranking, machines), ranking.rejected[:rejected]
+
+
+def _counts(ranking: Ranking, candidates_max: int) -> tuple[int, int]:
+    """How many (machines that passed the filters, machines that did not) are shown."""
+    machines, rejected = len(ranking.machines), len(ranking.rejected)
+    rejected = min(rejected, max(candidates_max - machines, candidates_max // 4))
+    return min(machines, candidates_max - rejected), rejected
 
 
 def _best(ranking: Ranking, count: int) -> list[tuple[int, str]]:

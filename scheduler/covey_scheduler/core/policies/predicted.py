@@ -22,13 +22,16 @@ def predicted(
     now_s, prompt = question.now_s, max(1, question.ask.prompt_tokens)
     weight = settings.answer_weight
     answer = weight * question.output_tokens
-    return [
-        (machine.prompts_done_at_s - now_s if machine.prompts_done_at_s > now_s else 0.0)
-        + machine.before_s
-        + (prompt - hit)
-        * machine.prefill_s_per_token
-        * (1.0 + 0.5 * (prompt + hit) * machine.attention_per_token)
-        * (1.0 + weight * machine.running)
-        + answer * machine.decode_s_per_token
-        for machine, hit in zip(machines, cached, strict=True)
-    ]
+    costs: list[float] = []
+    # A loop, since this is most of a decision in a large pool: a comprehension would look its outer names up in cells.
+    for machine, hit in zip(machines, cached, strict=True):
+        wait_s = machine.prompts_done_at_s - now_s
+        longer = 1.0 + 0.5 * (prompt + hit) * machine.attention_per_token
+        prompt_s = (prompt - hit) * machine.prefill_s_per_token * longer
+        costs.append(
+            (wait_s if wait_s > 0.0 else 0.0)
+            + machine.before_s
+            + prompt_s * (1.0 + weight * machine.running)
+            + answer * machine.decode_s_per_token
+        )
+    return costs
