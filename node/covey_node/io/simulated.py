@@ -159,12 +159,11 @@ class SimulatedEngine:
             request.sent = list(request.produced)
             if finished:
                 chunk += openai.tail_events(call, request.answer_id, sum(request.produced))
-            self._send(request, EVENT_STREAM, chunk)
+            self._send(request, call, chunk)
+            if finished:
+                self._finish(request, None)
         elif finished:
-            whole = openai.whole(call, request.answer_id, seed, sum(request.produced))
-            self._send(request, "application/json", whole)
-        if finished:
-            self._finish(request, None)
+            self._whole(request, 200, openai.whole(call, request.answer_id, seed, sum(request.produced)))
 
     def _begin(self, request: SimulatedRequest, asked: ForwardedRequest) -> None:
         if request.sink is None:
@@ -180,10 +179,7 @@ class SimulatedEngine:
         try:
             call = openai.parse(asked.path, asked.body, self._spec.name, self._embeds, context, self._settings.seed)
         except openai.CallError as error:
-            request.sink.head(error.status, "application/json", 0)
-            if request.sink is not None:
-                request.sink.data(error.body)
-            self._finish(request, None)
+            self._whole(request, error.status, error.body)
             return
         request.call = call
         request.sent, request.produced = [0] * len(call.choices), [0] * len(call.choices)
@@ -192,14 +188,20 @@ class SimulatedEngine:
             self._batch.submit((request, number), choice.prompt_tokens, choice.output_tokens, self._now_s())
         self._after_batch()
 
-    def _send(self, request: SimulatedRequest, content_type: str, chunk: bytes) -> None:
+    def _send(self, request: SimulatedRequest, call: openai.Call, chunk: bytes) -> None:
+        """Of a stream."""
         if request.sink is not None and not request.head_sent:
             request.head_sent = True
-            request.sink.head(200, content_type, 0)
-            assert request.call is not None
-            chunk = (openai.head_event(request.call, request.answer_id) if request.call.stream else b"") + chunk
+            request.sink.head(200, EVENT_STREAM, 0)
+            chunk = openai.head_event(call, request.answer_id) + chunk
         if request.sink is not None and chunk:
             request.sink.data(chunk)
+
+    def _whole(self, request: SimulatedRequest, status: int, body: bytes) -> None:
+        self._forget(request)
+        sink, request.sink = request.sink, None
+        if sink is not None:
+            sink.whole(status, "application/json", 0, body, None)
 
     def _finish(self, request: SimulatedRequest, failure: Failure | None) -> None:
         self._forget(request)
