@@ -24,7 +24,7 @@ from covey_scheduler.core.loading import READY, Loads
 from covey_scheduler.core.machine import Candidate, Machine
 from covey_scheduler.core.machine_cache import MODELS_CACHED_MAX, MachineCache
 from covey_scheduler.core.policies import Policy
-from covey_scheduler.core.policy import Ranking
+from covey_scheduler.core.policy import Ranking, rank
 from covey_scheduler.core.prediction import Question, prompt_s, uncached_tokens
 from covey_scheduler.core.prefix import EngineKey, PrefixIndex, Use
 from covey_scheduler.core.room import Audience, Kept, Room
@@ -115,9 +115,7 @@ class PoolAccount:
         cached = self._cached(ask, machines, standings) if ask.prefix_hashes else [0] * len(machines)
         if ahead_s:
             machines = [_with_ahead(machine, ahead_s, now_s) for machine in machines]
-        policy, settings = self._policy, self._settings
-        costs = policy.costs(question, machines, cached, settings) if machines else ()
-        return Ranking(question, policy, settings, machines, cached, costs, rejected, room)
+        return rank(question, machines, cached, rejected, self._policy, self._settings, room)
 
     def room(self, ask: Ask, waiting: Mapping[str, int], now_s: float) -> Room | None:
         """How much of a machine the ask may take (None: all of it); `waiting`: who has how many asks queued."""
