@@ -85,7 +85,7 @@ class Keeping:
         if not whole and all(_reads(each, machine.node_id, now_s, settings) for each in awaited):
             return None
         longest_s = max(settings.short_prompt_s, SHORT_SHARE * machine.own_s)
-        return Kept(machine.node_id, longest_s, max(each.visitor.back_by_s(settings) for each in awaited))
+        return Kept(machine.node_id, longest_s)
 
     def clear(self) -> None:
         self._chosen.clear()

@@ -15,6 +15,9 @@ from covey_scheduler.core.room import Kept, Room
 from covey_scheduler.core.settings import SchedulerSettings
 from covey_scheduler.core.standing import Standing
 
+KEPT_S = 3600.0
+"""More than any other machine costs."""
+
 LOADED_RETRY_MS_MIN = 500
 """A model is not served at the moment at which it should be loaded, but a little later."""
 
@@ -79,18 +82,19 @@ def rank(
     """The same input always gives the same ranking."""
     costs = policy.costs(question, machines, cached, settings) if machines else []
     if room is not None and room.kept is not None:
-        _wait_for_kept(room.kept, question, machines, cached, costs)
+        _pass_over_kept(room.kept, question, machines, cached, costs)
     return Ranking(question, policy, settings, machines, cached, costs, rejected, room)
 
 
-def _wait_for_kept(
+def _pass_over_kept(
     kept: Kept, question: Question, machines: Sequence[Standing], cached: Sequence[int], costs: list[float]
 ) -> None:
-    """A machine that is kept from the ask is no sooner there than that is over."""
+    """A machine that is kept from the ask is none to wait for: its user will come back again and again, and must not
+    find it planned for others."""
     for index, machine in enumerate(machines):
         if machine.candidate.machine.node_id == kept.node_id:
             if prompt_s(question.ask, machine, cached[index]) > kept.longest_s:
-                costs[index] += max(0.0, kept.until_s - question.now_s)
+                costs[index] += KEPT_S
             return
 
 

@@ -42,11 +42,10 @@ class Here(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A machine that gets no prompt which takes it longer than `longest_s`, until `until_s` (keeping.py)."""
+    """A machine that gets no prompt which takes it longer than `longest_s` (keeping.py)."""
 
     node_id: NodeId
     longest_s: float
-    until_s: float
 
 
 class Room(NamedTuple):

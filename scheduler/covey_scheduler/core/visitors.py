@@ -28,8 +28,8 @@ SURELY = 0.5
 
 class Visitor:
     """One user of one model. `seen_at_s`: when it was known to have a request last; `left_at_s`: when one came or ended
-    last; `pause_s`: from then to its next, mean (None: not known); `together`: most requests at machines at once, of late. Of its last: `machine`,
-    `prompt_tokens` to compute, `answer_tokens` expected from `first_at_s` on."""
+    last; `pause_s`: from then to its next, mean (None: not known); `together`: most requests at machines at once, of
+    late. Of its last: `machine`, `prompt_tokens` to compute, `answer_tokens` expected from `first_at_s` on."""
 
     __slots__ = (
         "answer_tokens", "first_at_s", "left_at_s", "machine", "pause_s", "prompt_tokens", "seen_at_s", "together",
