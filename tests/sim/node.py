@@ -144,6 +144,7 @@ class SimNode:
     def _engine_changed(self) -> None:
         """Of ServedModel's own what goes without calibration and the supervisor's lifecycle."""
         self.served._ready = self.supervisor.state is EngineState.READY
+        self.served._update_bounds()
         self._changed()
 
     def _changed(self) -> None:

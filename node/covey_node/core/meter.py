@@ -23,6 +23,7 @@ from collections import deque
 from covey_mesh.core.model_size import length_factor
 from covey_mesh.core.speeds import CALIBRATED, LEARNED, STORED, ModelSpeeds
 from covey_node.core.decode_speed import DecodeSpeed
+from covey_node.core.embeddings import Embeddings, Observed
 from covey_node.core.observations import Observation, confidence
 from covey_node.core.occupancy import Occupancy, Presence
 from covey_node.core.prefill_speed import PrefillSpeed
@@ -37,9 +38,6 @@ DECODE_SAMPLE_S = 0.5
 
 PREFILL_BATCH_S = 0.005
 """First tokens closer together than this came out of one engine step."""
-
-EMBEDDINGS_S = 0.1
-"""On a busy machine embeddings never stop coming: after so long what came is one observation."""
 
 GUESSES_MAX = 256
 """Prompts whose cached part may still be told by what the engine has stored."""
@@ -75,19 +73,6 @@ class Metered:
         self.told = told
 
 
-class _Embeddings:
-    """Embeddings that came out of one step: their work (0: observed already), when the engine was theirs, and when the
-    first of them came."""
-
-    def __init__(self, work: int, from_s: float, now_s: float) -> None:
-        self.begin(work, from_s, now_s)
-
-    def begin(self, work: int, from_s: float, now_s: float) -> None:
-        self.work = work
-        self.from_s = from_s
-        self.end_s = self.first_s = now_s
-
-
 class Meter:
     """All speeds of one model. Calls come in order of time; each `started` is followed by one `ended`.
 
@@ -109,7 +94,7 @@ class Meter:
         self._guesses: deque[Metered] = deque(maxlen=GUESSES_MAX)
         self._computed_tokens = 0
         self._wholes = 0
-        self._embeddings: _Embeddings | None = None
+        self._embeddings = Embeddings()
         self._streams = Occupancy()
         self._long_prompts = Presence()
         self._line = PromptLine()
@@ -274,7 +259,8 @@ class Meter:
         self._now_s = now_s
         metered.output_tokens = output_tokens
         if output_tokens == 0:
-            self._embedded(self._work(prompt_tokens, cached_tokens), metered.mark_s, now_s)
+            work, known = self._work(prompt_tokens, cached_tokens), self._prefill.tokens_per_s
+            self._embeddings_seen(self._embeddings.answered(work, metered.mark_s, now_s, known))
         else:
             area = self._streams.seconds(now_s) - metered.area
             self._sample_whole(metered, prompt_tokens, output_tokens, now_s, cached_tokens, area)
@@ -283,7 +269,7 @@ class Meter:
         self, metered: Metered, prompt_tokens: int, output_tokens: int, now_s: float, cached_tokens: int
     ) -> None:
         """`answered_whole`, and then `ended`."""
-        if output_tokens == 0 or self._embeddings is not None:
+        if output_tokens == 0 or self._embeddings.work:
             self.answered_whole(metered, prompt_tokens, output_tokens, now_s, cached_tokens)
             self.ended(metered, now_s)
             return
@@ -311,28 +297,9 @@ class Meter:
         prompts_s = self._prompts_s(now_s) - metered.prompts_s
         self._sample(output_tokens, decode_s, batch, prompt_tokens + output_tokens / 2, now_s, prompts_s)
 
-    def _embedded(self, work: int, began_s: float, now_s: float) -> None:
-        """Embeddings side by side share the engine: each is given the time since the one before it ended, and those
-        that come out of one step count together, once it is over."""
-        group = self._embeddings
-        if group is None:
-            self._embeddings = _Embeddings(work, began_s, now_s)
-        elif group.work and now_s - group.end_s < PREFILL_BATCH_S and not self._enough(group, now_s):
-            group.work += work
-            group.end_s = now_s
-        else:
-            self._observe_embeddings()
-            group.begin(work, max(began_s, group.end_s), now_s)
-
-    def _enough(self, group: _Embeddings, now_s: float) -> bool:
-        """Of so much work, too, so that a slower machine's observations are of as much, and are compared."""
-        return now_s - group.first_s >= EMBEDDINGS_S and group.work >= EMBEDDINGS_S * self._prefill.tokens_per_s
-
-    def _observe_embeddings(self) -> None:
-        group = self._embeddings
-        if group is not None and group.work:
-            work, group.work = group.work, 0
-            self._observe_prefill(work, group.end_s - group.from_s, group.end_s, told=True)
+    def _embeddings_seen(self, seen: Observed | None) -> None:
+        if seen is not None:
+            self._observe_prefill(*seen, told=True)
 
     def ended(self, metered: Metered, now_s: float, complete: bool = True) -> None:
         """The attempt is over. Where its answer is not complete, the time since its last token measures whoever ended
@@ -344,8 +311,8 @@ class Meter:
             return
         if not metered.streamed:
             self._wholes -= 1
-        if not self._wholes and self._embeddings is not None:
-            self._observe_embeddings()
+        if not self._wholes and self._embeddings.work:
+            self._embeddings_seen(self._embeddings.over())
         if complete and metered.tokens_since_mark > 0:
             self._sample_decode(metered, now_s)
         self._streams.change(-1, now_s)

@@ -10,10 +10,10 @@ from typing import Protocol
 
 from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, ResponseSink, Upstream, Usage
 from covey_mesh.core.silence import CONTEXT_TOKENS_UNKNOWN, FACTOR, TOKENS_A_TOOL_CALL, TOKENS_AN_EVENT, may_hold_back
-from covey_node.core.admission import Ticket
 from covey_node.core.engine import Engine
 from covey_node.core.engine_progress import ANSWERED_AFTER_EVENTS, EngineProgress, OpenAttempt
 from covey_node.core.meter import Metered
+from covey_node.core.ticket import Ticket
 from covey_node.core.usage import USAGE_TAIL_BYTES, read_usage
 
 EVENT_MARK = b"data: "

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from covey_mesh.core.exchange import Failure, FailureCode, ForwardedRequest, ResponseSink, Upstream, Usage
 from covey_mesh.core.facts import EngineState, ModelLoad, Task
 from covey_mesh.core.model_size import attention_per_token
-from covey_node.core.admission import WAITING_S_MAX, Admission, Bounds, Place, Ticket
+from covey_node.core.admission import WAITING_S_MAX, Admission, Bounds
 from covey_node.core.engine import Engine, EngineInfo
 from covey_node.core.measured import Measured
 from covey_node.core.meter import Meter, Metered
 from covey_node.core.settings import ModelSpec
 from covey_node.core.speed_record import SpeedRecord
+from covey_node.core.ticket import Place, Ticket
 from covey_node.core.usage import CACHED_TOKENS, PROMPT_TOKENS, last_count
 from covey_node.io.attempt import Attempt, refused
 from covey_node.io.calibrating import Calibrator
