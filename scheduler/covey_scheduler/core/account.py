@@ -197,8 +197,8 @@ class PoolAccount:
             settings.output_token_weight * question.output_tokens,
         )
         self.inflight.reserve(reservation, (report.incarnation, report.sequence))
-        self.holdings.began(reservation)
-        visitor = self.visitors.came(model, ask.user, self.holdings.of(model, ask.user), question.now_s)
+        together = self.holdings.began(reservation)
+        visitor = self.visitors.came(model, ask.user, together, question.now_s)
         visitor.went(chosen, question.now_s, prompt, reservation.prompt_s, question.output_tokens)
         if ask.prefix_hashes:
             use = self._prefixes.add(node_id, model, machine.generation, ask.prefix_hashes, chosen.cache_blocks)

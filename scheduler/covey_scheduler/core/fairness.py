@@ -57,13 +57,17 @@ class VirtualCounters:
 
     def passed(self, user: str, tokens: float, ahead: float = 0.0) -> None:
         """join(), then served(), where nobody waits before or after."""
-        value, floor = self._counters.get(user), self._floor
+        counters, floor = self._counters, self._floor
+        value = counters.get(user)
         if value is None:
             value = floor + min(max(ahead, 0.0), AHEAD_TOKENS_MAX)
         elif value < floor:
             value = floor
         value += tokens
-        self._set(user, value)
+        counters[user] = value
+        counters.move_to_end(user)
+        if len(counters) > self._users_max:
+            counters.popitem(last=False)
         certain = value - self._uncertain(user)
         if certain > floor:
             self._floor = certain

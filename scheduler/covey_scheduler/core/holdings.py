@@ -38,8 +38,8 @@ class Holdings:
     def __len__(self) -> int:
         return self._count
 
-    def began(self, held: Reservation) -> None:
-        """Each one ends once."""
+    def began(self, held: Reservation) -> int:
+        """Each one ends once. Returns how many the user holds with it."""
         self._count += 1
         node_id, who = held.node_id, (held.model, held.user)
         user = self._users.get(who)
@@ -52,6 +52,7 @@ class Holdings:
         if held.batch:
             counts = self._batch.setdefault(held.model, {})
             counts[node_id] = counts.get(node_id, 0) + 1
+        return user.total
 
     def ended(self, held: Reservation) -> None:
         self._count -= 1

@@ -137,7 +137,11 @@ class Inflight:
         expires_at_s = made_at_s + self._settings.reservation_s
         if expires_at_s < self.look_at_s:
             self.look_at_s = expires_at_s
-        self._changed(node_id, model)
+        changed = self.changed.get(model)
+        if changed is None:
+            self.changed[model] = {node_id}
+        else:
+            changed.add(node_id)
         if len(self.by_key) > self._settings.reservations_max:
             self._keep_bound()
 

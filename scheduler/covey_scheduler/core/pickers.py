@@ -19,16 +19,17 @@ TURNS_MAX = 16_384
 def equals(ranking: Ranking, best: int) -> list[int]:
     """Machines as good as `best`: equal costs; for predictions in seconds, equal within the tolerance, to the first
     token and to the last: a prefix hit or a shorter line is not traded for an even share."""
-    cost = ranking.costs[best]
+    costs = ranking.costs
+    cost = costs[best]
     if not ranking.policy.ties_s:
-        return [index for index, other in enumerate(ranking.costs) if other <= cost]
+        return [index for index, other in enumerate(costs) if other <= cost]
     slack_s = ranking.settings.tie_tolerance * cost
     limit = cost + (slack_s if slack_s > TIE_S else TIE_S)
     # Two minima cost less than a list of all that are near.
-    before, after = ranking.costs[:best], ranking.costs[best + 1 :]
+    before, after = costs[:best], costs[best + 1 :]
     if not (before and min(before) <= limit) and not (after and min(after) <= limit):
         return [best]
-    near = [index for index, other in enumerate(ranking.costs) if other <= limit]
+    near = [index for index, other in enumerate(costs) if other <= limit]
     first_s = _first_token_s(ranking.question, ranking.machines[best], ranking.cached[best])
     slack_s = max(TIE_S, ranking.settings.tie_tolerance * first_s)
     return [

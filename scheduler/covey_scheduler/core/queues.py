@@ -81,7 +81,12 @@ class Queues:
 
     def passed(self, ask: Ask, tokens: float) -> None:
         """The ask found nobody waiting and started at once: no entry is made of it, its user is charged."""
-        self.counters(ask.model).passed(ask.user, tokens, ask.user_ahead_tokens)
+        counters = self._counters.get(ask.model)
+        if counters is None:
+            counters = self.counters(ask.model)
+        else:
+            self._counters.move_to_end(ask.model)
+        counters.passed(ask.user, tokens, ask.user_ahead_tokens)
 
     def told(self, model: str, user: str, ahead: float, answer_charge: float) -> None:
         """Who holds a place stands where the leader before said, and owes the answer to come. Nobody else is lifted by

@@ -186,11 +186,15 @@ class Scheduler:
                 return [self._queued(now_s, queued, self._rank(now_s, ask, room=self._room(now_s, ask)))]
             if given is not None and given.decision is not None and given.node_id not in ask.excluded:
                 return [Reply(gateway, given if given.grant is None else replace(given, grant=None))]
-        self._withdraw(key)
+        if key in self._queues.waiting:
+            self._queues.remove(key)
+        if key in self._pool.inflight.by_key:
+            self._pool.inflight.release(key)
         known = Known(ask.attempt, ask.model, ask.user)
         self._known.remember(key, known)
+        quiet = not self._queues.waiting and self._collecting.until_s is None
         # Whether a deadline can be kept is asked on the other way.
-        if self._nobody_waits(now_s, ask.model) and not ask.deadline_s:
+        if (quiet or self._nobody_waits(now_s, ask.model)) and not ask.deadline_s:
             started = self._started_alone(now_s, key, ask, known)
             if started is not None:
                 return [started]
@@ -203,16 +207,7 @@ class Scheduler:
 
     def _nobody_waits(self, now_s: float, model: str) -> bool:
         """And an ask need not, for want of what others have to say."""
-        if self._queues.waiting and self._queues.queue(model) is not None:
-            return False
-        return self._collecting.until_s is None or not self._still_collecting(now_s)
-
-    def _withdraw(self, key: RequestKey) -> None:
-        """What an earlier attempt of the request waits for or holds."""
-        if key in self._queues.waiting:
-            self._queues.remove(key)
-        if key in self._pool.inflight.by_key:
-            self._pool.inflight.release(key)
+        return self._queues.queue(model) is None and not self._still_collecting(now_s)
 
     def _runs_already(self, now_s: float, gateway: NodeId, ask: Ask, node_id: NodeId) -> None:
         """A leader before this one, or the gateway alone, has placed it: the place is held, its answer still to be
@@ -441,7 +436,7 @@ class Scheduler:
         uncached = self._pool.assign(key, ranking, chosen)
         known.charged = charged = expected_charge(ranking, uncached, self._settings)
         if alone:
-            self._queues.passed(ask, charged.total)
+            self._queues.passed(ask, charged.prompt + charged.output)
         else:
             ahead = int(self._queues.served(ask.model, ask.user, charged.total))
         node_id = ranking.machines[chosen].candidate.machine.node_id
