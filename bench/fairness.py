@@ -6,7 +6,9 @@ user goes on. Its time to the first token is the figure: the engines' own delays
 rest of one prompt of the flood), so it depends on the lengths of the prompts, which can be set.
 
     make bench-fairness    or    python -m bench.fairness --flood 1000 --flood-prompt 250 --light-prompt 1000
-    Prints both users' times and last `ratio fairness_p99_ttft VALUE`: the light user's p99 beside the flood / alone.
+    Prints both users' times and, beside them, the worst that sharing one machine with a flood comes to at best: its
+    prompts one at a time, each in steps of their own. Last `ratio fairness_p99_ttft VALUE`: the light user's p99 beside
+    the flood / alone.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from covey.cli.agent_client import AgentClient
 from covey.demo.agent_process import AgentProcess, call_covey
 from covey.demo.ports import choose
 from covey.errors import UserError
+from covey_node.core.simulated import SimulatedSettings
 
 MODEL = "shared"
 SPEEDS = (1.0, 0.5, 0.25)
@@ -105,6 +108,14 @@ class Pool:
         for agent in others:
             agent.wait_answering()
         wait_until(self._agreed, "a whole pool", READY_WITHIN_S)
+        wait_until(self._measured, "engines measured while nobody else uses them", READY_WITHIN_S)
+
+    def _measured(self) -> bool:
+        try:
+            rows = AgentClient.local(self.agents[-1].state_dir).get("/covey/v1/speeds")["speeds"]
+        except UserError:
+            return False
+        return len([row for row in rows if row["source"] != "prior"]) == len(self.agents)
 
     def _agreed(self) -> bool:
         node_ids = [agent.node_id for agent in self.agents]
@@ -230,6 +241,16 @@ def explain_slowest(pool: Pool, seen: Seen, since_s: float, count: int) -> None:
         print(f"    {1000 * seen.first_s[i]:.0f} ms, {seen.begun_s[i] - since_s:.1f} s after its start: {where}")
 
 
+def sharing_s(plan: Plan, places: int = 56) -> float:
+    """The light user's longest time to the first token on the fastest machine if that computes the flood's prompts one
+    after the other and runs so many of its streams: the step of one such prompt that has just begun (of a long one, the
+    steps), then its own, each with a token of every stream."""
+    engine = SimulatedSettings(PREFILL_TOKENS_PER_S, DECODE_TOKENS_PER_S)
+    flood_steps = -(-plan.flood_prompt // engine.step_tokens)
+    flood_s = engine.step_s(plan.flood_prompt, 0) + flood_steps * engine.step_s(0, places)
+    return flood_s + engine.step_s(plan.light_prompt, places)
+
+
 async def measure(plan: Plan, pool: Pool) -> tuple[Seen, Seen]:
     """(alone, beside)."""
     warming = Seen()
@@ -293,6 +314,8 @@ def main() -> None:
     limit_s = TARGET * percentile(alone.first_s, 0.99)
     slower = sum(first_s > limit_s for first_s in together.first_s)
     print(f"{slower} of the light user's {len(together.first_s)} took longer than {TARGET} times its p99 alone")
+    alone_s = percentile(alone.first_s, 0.99)
+    print(f"on one machine shared with the flood at best {sharing_s(plan) / alone_s:.2f} times")
     print(f"ratio fairness_p50_ttft {statistics.median(together.first_s) / statistics.median(alone.first_s):.2f}")
     print(f"ratio fairness_p99_ttft {percentile(together.first_s, 0.99) / percentile(alone.first_s, 0.99):.2f}")
 

@@ -12,7 +12,10 @@ from covey_mesh.core.asking import Answer, Outcome
 from covey_mesh.core.names import NodeId
 from covey_scheduler.core.filters import KEPT_FREE
 from covey_scheduler.core.keeping import CHOSEN_FOR_S, Keeping
-from covey_scheduler.core.room import Kept
+from covey_scheduler.core.policies import PREDICTED
+from covey_scheduler.core.policy import rank
+from covey_scheduler.core.prediction import Question
+from covey_scheduler.core.room import Kept, Room
 from covey_scheduler.core.settings import SchedulerSettings
 from covey_scheduler.core.standing import Standing, standing_of
 from covey_scheduler.core.visitors import USERS_MAX, Visitor, Visitors
@@ -211,17 +214,16 @@ def test_a_flood_leaves_the_machine_of_a_user_who_is_about_to_come_back() -> Non
     assert light.node_id == on
 
 
-def test_who_comes_back_does_not_find_the_machine_planned_for_a_flood_that_waits() -> None:
-    """One machine is idle, and so slow that the flood would rather wait for another; being new, it has its turn first."""
-    leader = leader_with(4000, 4000, 2000)
-    slow = model_load(running_limit=64, prefill_tokens_per_s=2000.0, decode_tokens_per_s=0.5)
-    leader.see(member(node(3), slow, sequence=2))
-    for _ in range(3):
-        visit(leader)
-    flood(leader, 1000, 20)
-    leader.tick(0.3)
-    (light,) = leader.ask(ask("l9", user="light", prompt_tokens=1000, max_output_tokens=16))
-    assert light.outcome is Outcome.ASSIGNED
+@pytest.mark.parametrize(("prompt_tokens", "passed_over"), [(1000, True), (100, False)])
+def test_nobody_waits_for_a_kept_machine(prompt_tokens: int, passed_over: bool) -> None:
+    """Who it is kept for would find it planned for others."""
+    pool = machines(4000, 1000)
+    room = Room({}, 2, True, None, SETTINGS, Kept(node(1), 0.075))
+    question = Question(ask(user="heavy", prompt_tokens=prompt_tokens), 100, NOW_S)
+    ranking = rank(question, pool, [0, 0], [], PREDICTED, SETTINGS, room)
+    assert ranking.best() == (1 if passed_over else 0)
+    assert (ranking.busy(0) == KEPT_FREE) == passed_over
+    assert (ranking.costs[0] > 1000.0) == passed_over
 
 
 def test_a_flood_takes_that_machine_when_nobody_came_back() -> None:
