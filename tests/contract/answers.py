@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from covey_mesh.core.exchange import Failure, ForwardedRequest, PiecewiseSink
+from covey_mesh.core.exchange import Failure, ForwardedRequest, PiecewiseSink, Usage
 
 PATIENCE_S = 60.0
 POLL_S = 0.02
@@ -50,6 +50,10 @@ class Answer(PiecewiseSink):
         assert not self.ended.is_set(), "a second end"
         self.failure = failure
         self.ended.set()
+
+    def whole(self, status: int, content_type: str, retry_after_s: int, body: bytes, usage: Usage | None) -> None:
+        assert self.status == 0, "a whole answer after its beginning"
+        super().whole(status, content_type, retry_after_s, body, usage)
 
     @property
     def body(self) -> bytes:
