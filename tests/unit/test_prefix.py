@@ -44,7 +44,7 @@ def index() -> PrefixIndex:
 def test_longest_prefix_of_the_same_engine_and_life() -> None:
     known = index()
     known.add(node(1), "m", LIFE, (1, 2, 3), 0)
-    assert matched_blocks(known, node(1), "m", LIFE, (1, 2, 9, 3)) == 2
+    assert matched_blocks(known, node(1), "m", LIFE, (1, 2, 9, 8)) == 2
     assert matched_blocks(known, node(1), "m", LIFE, (2, 3)) == 2
     assert matched_blocks(known, node(1), "other", LIFE, (1,)) == 0
     assert matched_blocks(known, node(2), "m", LIFE, (1,)) == 0

@@ -93,14 +93,17 @@ class PrefixIndex:
         return self._total
 
     def matches(self, model: str, hashes: tuple[int, ...]) -> Depths:
-        """Which machines know how much of these blocks. For hashes that are no chain the counts are not exact."""
+        """Which machines know how much of these blocks. Who holds a block is taken to hold all before it: for hashes
+        that are no chain the counts are not exact."""
         holders = self._holders.get(model)
-        if holders is None:
+        if holders is None or not hashes:
             return []
+        hashes = hashes[:BLOCKS_MAX]
         found: Depths = []
         holding: Sequence[NodeId] = ()
         depth = count = 0
-        for each in hashes[:BLOCKS_MAX]:
+        whole = holders.get(hashes[-1], holding)
+        for each in hashes:
             still = holders.get(each)
             if still is None:
                 break
@@ -108,6 +111,10 @@ class PrefixIndex:
                 if depth:
                     found.append((depth, holding))
                 count = len(still)
+                if count == len(whole):
+                    # Those who hold the last block, and nobody else, hold all from here on.
+                    holding, depth = whole, len(hashes)
+                    break
             holding = still
             depth += 1
         if depth:
