@@ -257,7 +257,7 @@ class Scheduler:
         self._pool.visitors.left(known.model, known.user, now_s)
         # Nobody waits for the answer to a report: the next ask finds its machine as it stands now.
         self._pool.refresh(known.model, now_s)
-        return self._drain(now_s, known.model)
+        return self._drain(now_s, known.model) if self._queues.waiting else []
 
     def _worked(self, now_s: float, gateway: NodeId, work: GrantedWork) -> None:
         """What began under this leader's grants is charged when it is told; nobody was charged for it before."""
