@@ -31,8 +31,8 @@ MODULES = {
     "request_continuing request_placing request_serving request_state retrying routing_fields sharing waiting_line",
     "covey_gateway.io": "alone flight http_connection http_exchange http_head http_request known_head runner straight",
     "covey_scheduler.core": "account charges clean_ask collecting deadlines decisions expectation fairness filters "
-    "granted grants holdings inflight known loading machine machine_cache pickers planning policy prediction prefix "
-    "queue queues room scheduler standing standings unfinished "
+    "granted grants holdings inflight keeping known loading machine machine_cache pickers planning policy prediction "
+    "prefix queue queues room scheduler standing standings unfinished visitors "
     "policies.load_only policies.cache_aware policies.products policies.predicted",
     "covey_scheduler.io": "service",
     "covey_mesh.core": "flow framing",
