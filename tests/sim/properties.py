@@ -135,16 +135,24 @@ class Watch:
         """Admission, not the engine's own queue, keeps requests back."""
         node: Any = machine.node
         served: Any = node.served
-        run = served._run
+        run, opened = served._run, served.open
 
-        def watched(attempt: Any) -> None:
-            run(attempt)
+        def check() -> None:
             engine = node.supervisor.engine
             bounds = served._admission.bounds
             if engine is not None and engine.running > bounds.running:
                 self.found(f"{machine.address} gave its engine {engine.running} of {bounds.running} requests")
 
-        served._run = watched
+        def watched(attempt: Any) -> None:
+            run(attempt)
+            check()
+
+        def watched_open(request: ForwardedRequest, sink: ResponseSink) -> Upstream:
+            upstream: Upstream = opened(request, sink)
+            check()
+            return upstream
+
+        served._run, served.open = watched, watched_open
 
     def check_noticed(self) -> None:
         """Call now and then: open attempts on machines that have been gone for long."""
