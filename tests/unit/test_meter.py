@@ -2,6 +2,7 @@ from collections import deque
 
 import pytest
 
+from covey_mesh.core.model_size import attention_per_token, length_factor
 from covey_mesh.core.speeds import LEARNED, STORED
 from covey_node.core.meter import DECODE_SAMPLE_TOKENS, Meter
 from covey_node.core.speed_record import from_plain, plain
@@ -346,3 +347,10 @@ def test_embeddings_one_by_one_are_each_given_their_own_time() -> None:
     meter = Meter()
     embeddings(meter, 0.0, 500, 0.002)
     assert meter.prefill_tokens_per_s == pytest.approx(250_000, rel=0.05)
+
+
+def test_a_prompts_work_is_its_length_factor_times_what_is_new() -> None:
+    attention = attention_per_token("qwen2.5-7b")
+    for prompt, cached in ((1, 0), (900, 0), (60_000, 0), (60_000, 59_000), (10, 10), (10, 12)):
+        expected = round(max(0, prompt - cached) * length_factor(prompt, cached, attention))
+        assert Meter(attention)._work(prompt, cached) == expected

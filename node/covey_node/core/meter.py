@@ -20,7 +20,6 @@ from __future__ import annotations
 import statistics
 from collections import deque
 
-from covey_mesh.core.model_size import length_factor
 from covey_mesh.core.speeds import CALIBRATED, LEARNED, STORED, ModelSpeeds
 from covey_node.core.decode_speed import DecodeSpeed
 from covey_node.core.embeddings import Embeddings, Observed
@@ -351,9 +350,9 @@ class Meter:
         return max(self._counts, key=lambda source: self._counts[source])
 
     def _work(self, prompt_tokens: int, cached_tokens: int = 0) -> int:
-        """In tokens of a short prompt."""
-        new = max(0, prompt_tokens - cached_tokens)
-        return round(new * length_factor(prompt_tokens, cached_tokens, self._attention))
+        """In tokens of a short prompt (covey_mesh.core.model_size.length_factor, written out)."""
+        new = prompt_tokens - cached_tokens
+        return round(new * (1.0 + 0.5 * (prompt_tokens + cached_tokens) * self._attention)) if new > 0 else 0
 
     def _add_whole(self, metered: Metered, cached_tokens: int, now_s: float) -> None:
         """A prompt whose answer comes in one piece. Where it is long, others' samples must know of it; its own does."""

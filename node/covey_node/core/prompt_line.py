@@ -31,4 +31,5 @@ class PromptLine:
     def whole_s(self, now_s: float) -> float:
         """Seconds so far in which prompts of answers in one piece were computed: those given less those left. Of a
         moment in which one waits it may be a little less than before."""
-        return self._given_s - max(0.0, self._whole_until_s - now_s)
+        left_s = self._whole_until_s - now_s
+        return self._given_s - left_s if left_s > 0.0 else self._given_s
