@@ -98,7 +98,13 @@ class FloodedPool:
             turn(gateway, range(place, count, len(gateways)))
 
     def light(
-        self, count: int = 10_000, seed: int = 1, gateway: int = -1, prompt_tokens: int = 1000, output_tokens: int = 16
+        self,
+        count: int = 10_000,
+        seed: int = 1,
+        gateway: int = -1,
+        prompt_tokens: int = 1000,
+        output_tokens: int = 16,
+        pause_s: tuple[float, float] = PAUSE_S,
     ) -> list[Request]:
         """Another user's, one after the other: `count` of them, or as long as there is a flood."""
         rng, sent, beside = random.Random(seed), list[Request](), self._flooding > 0
@@ -112,7 +118,7 @@ class FloodedPool:
         def over() -> None:
             if len(sent) < count and (self._flooding or not beside):
                 self.running += 1
-                self.clock.at(self.clock.now_s + rng.uniform(*PAUSE_S), begin)
+                self.clock.at(self.clock.now_s + rng.uniform(*pause_s), begin)
 
         self.running += 1
         begin()
