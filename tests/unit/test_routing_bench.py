@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from bench.routing.__main__ import CLAIRVOYANT, OURS, Job, Result, floor, nothing_below, parse_fault, ratios, run
 from bench.routing.engine import Engine, EngineProfile, Sequence_
+from bench.routing.hindsight import first_tokens_s, of_sample, search
 from bench.routing.paired import paired, sign_flip_p
 from bench.routing.trace import Request, prompts_alone_s, read_trace, sample, work_s
 
@@ -161,3 +162,28 @@ def test_paired_samples_give_a_ratio_an_interval_and_a_p_value() -> None:
 def test_a_test_of_many_samples_draws_signs() -> None:
     assert sign_flip_p([1.0] * 20) < 0.001
     assert sign_flip_p([1.0, -1.0] * 10) == 1.0
+
+
+def test_a_line_takes_its_prompts_one_after_the_other_with_what_the_cache_holds() -> None:
+    requests = [Request(0, 0.0, 100, 1, (7,)), Request(1, 0.5, 600, 1, (7,)), Request(2, 9.0, 100, 1, ())]
+    # A step of 1 s a hundred tokens and 0.01 s a token: 2 s; then, of 600 tokens, the 88 that are not cached.
+    took_s = first_tokens_s(requests, (0, 1, 2), speed=0.5, profile=PROFILE)
+    assert took_s == pytest.approx({0: 4.0, 1: 4.0 + 2 * 1.88 - 0.5, 2: 4.0})
+
+
+def test_hindsight_lets_the_fast_machine_wait_for_who_needs_it() -> None:
+    # The short one took the fast machine a moment before the long one came, and the other machine was idle.
+    requests = [Request(0, 0.0, 9000, 1, ()), Request(1, 0.1, 40_000, 1, ())]
+    lines = [[0, 1], []]
+    found = search(requests, lines, (1.0, 0.5), moves=100, seed=1)
+    short_s, long_s = (EngineProfile().prompt_alone_s(each.prompt_tokens, 0) for each in requests)
+    assert found.p99 == pytest.approx(long_s)
+    assert found.ours_p99 == pytest.approx(short_s + long_s - 0.1)
+    assert lines == [[0, 1], []], "what it was given is left as it is"
+
+
+def test_hindsight_stays_above_the_floor_and_repeats(mooncake: Path) -> None:
+    requests = sample(read_trace(mooncake), 40, load=0.7, speed_sum=1.5, seed=3)
+    found = of_sample(requests, (1.0, 0.5), 0.25, moves=50, seed=3)
+    assert floor([Job(mooncake, OURS, (1.0, 0.5), 0.7, 3, 40, 0.25)])[1] <= found.p99 + 1e-9
+    assert found == of_sample(requests, (1.0, 0.5), 0.25, moves=50, seed=3)
