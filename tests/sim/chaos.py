@@ -9,9 +9,10 @@ from __future__ import annotations
 import random
 import subprocess
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from tests.sim.client import Habits
 from tests.sim.cluster import CONVERGED_WITHIN_S, Cluster, Shape, Violation
 from tests.sim.faults import Faults
 
@@ -31,7 +32,16 @@ IDLE_S = 2.0
 RESERVED_S = 11.0
 """Reservations of the scheduler end by themselves after this."""
 
-REPLAY = "replay: .venv/bin/python -m tests.sim.run --first {seed} --seeds 1"
+REPLAY = "replay: .venv/bin/python -m tests.sim.run --first {seed} --seeds 1{lone}"
+
+LONE = {
+    "machines": 3,
+    "speeds": (25.0, *[0.0] * 8),
+    "places": 64,
+    "kv_cache_tokens": 65_536,
+    "habits": Habits(requests_per_s=10.0, streaming=0.4),
+}
+"""One machine alone serves, fast and with many places, and is asked more: so grants are given and used."""
 
 KINDS = (
     *("crash", "power_cut", "restart_with_disk", "restart_without_disk", "clean_stop", "freeze", "suspend"),
@@ -59,6 +69,8 @@ class Outcome:
     """Control messages sent in all, by kind."""
     befallen: Counter[str]
     """What happened to messages and writes, see BEFALLEN."""
+    granted: int
+    """Requests that began under grants."""
 
 
 @dataclass
@@ -72,12 +84,14 @@ class Totals:
     converged_s: list[float] = field(default_factory=list)
     attempts_most: int = 0
     befallen: Counter[str] = field(default_factory=Counter)
+    granted: int = 0
 
     def add(self, outcome: Outcome) -> None:
         self.seeds += 1
         self.faults += outcome.faults
         self.befallen += outcome.befallen
         self.requests += outcome.requests
+        self.granted += outcome.granted
         self.converged_s.append(outcome.converged_s)
         self.attempts_most = max(self.attempts_most, outcome.attempts_most)
 
@@ -94,18 +108,22 @@ def commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def run_seed(seed: int) -> Outcome:
-    """Raises Violation, naming the seed, the commit and the command that replays it."""
+def run_seed(seed: int, lone: bool = False) -> Outcome:
+    """`lone`: only one machine of the pool serves. Raises Violation, naming the seed, the commit and the command that
+    replays it."""
     try:
-        return _run_seed(seed)
+        return _run_seed(seed, lone)
     except Violation as error:
-        raise Violation(f"seed {seed} commit {commit()}: {error}\n{REPLAY.format(seed=seed)}") from error
+        replay = REPLAY.format(seed=seed, lone=" --lone" if lone else "")
+        raise Violation(f"seed {seed} commit {commit()}: {error}\n{replay}") from error
 
 
-def _run_seed(seed: int) -> Outcome:
+def _run_seed(seed: int, lone: bool) -> Outcome:
     dice = random.Random(f"chaos {seed}")
     speeds = [dice.choice((1.0, 1.0, 0.5, 0.25, 0.0)) for _ in range(8)]
     shape = Shape(dice.randint(3, 9), speeds=(1.0, *speeds))
+    if lone:
+        shape = replace(shape, **LONE)  # type: ignore[arg-type]
     with Cluster(seed, shape) as cluster:
         faults = Faults(cluster, dice)
         faults.counts["drift"] = any(machine.clock_rate != 1.0 for machine in cluster.machines)
@@ -125,6 +143,7 @@ def _run_seed(seed: int) -> Outcome:
             cluster.watch.attempts_most,
             tuple(sorted(cluster.network.kinds.items())),
             cluster.network.befallen,
+            cluster.watch.granted,
         )
 
 

@@ -23,6 +23,7 @@ from covey_mesh.core.names import NodeId
 from covey_mesh.core.timing import LAN, Timing
 from covey_mesh.core.transitions import Role
 from covey_mesh.io.mesh import FROM_MDNS
+from covey_node.core.simulated import SimulatedSettings
 
 __all__ = ["CONVERGED_WITHIN_S", "WATCH_EVERY_S", "Cluster", "Shape", "Violation"]
 
@@ -36,13 +37,16 @@ HABITS = Habits()
 
 @dataclass(frozen=True)
 class Shape:
-    """What a cluster is made of. `speeds`: of the machines' engines, in turn; 0: a machine without one."""
+    """What a cluster is made of. `speeds`: of the machines' engines, in turn; 0: a machine without one. `places` and
+    `kv_cache_tokens` are of each engine."""
 
     machines: int
     drift: float = 0.005
     timing: Timing = LAN
     habits: Habits = HABITS
     speeds: tuple[float, ...] = (1.0, 1.0, 0.5, 0.25)
+    places: int = ENGINE.running_limit
+    kv_cache_tokens: int = ENGINE.kv_cache_tokens
 
 
 class Bugs(logging.Handler):
@@ -82,7 +86,8 @@ class Cluster:
         machine.clock_rate = 1 + self.dice.uniform(-shape.drift, shape.drift)
         machine.on_start = self.watch.process_started
         speed = shape.speeds[number % len(shape.speeds)]
-        machine.engine = None if not speed else faster(speed)
+        engine = replace(ENGINE, running_limit=shape.places, kv_cache_tokens=shape.kv_cache_tokens)
+        machine.engine = None if not speed else faster(speed, engine)
         self.by_id[machine.node_id] = machine
         self.network.add(machine)
         return machine
@@ -248,7 +253,7 @@ class Cluster:
         return next(m for m in self.machines if m.alive and m.election.role is Role.LEADING)
 
 
-def faster(speed: float) -> Any:
+def faster(speed: float, engine: SimulatedSettings = ENGINE) -> SimulatedSettings:
     """The simulated engine, so many times as fast."""
-    prefill, decode = ENGINE.prefill_tokens_per_s * speed, ENGINE.decode_tokens_per_s * speed
-    return replace(ENGINE, prefill_tokens_per_s=prefill, decode_tokens_per_s=decode)
+    prefill, decode = engine.prefill_tokens_per_s * speed, engine.decode_tokens_per_s * speed
+    return replace(engine, prefill_tokens_per_s=prefill, decode_tokens_per_s=decode)

@@ -14,7 +14,7 @@ from unittest import mock
 from tests.sim.link import SimLink
 from tests.sim.machine import Machine, SimStores
 
-from covey_gateway.core import request
+from covey_gateway.core import grants, request
 from covey_gateway.core import request_events as ev
 from covey_gateway.core.request import Phase, RequestMachine
 from covey_gateway.io import flight
@@ -111,6 +111,11 @@ _deliver_end = Flight._deliver_end
 _release = Admission.release
 
 
+def _granted_for_ever(self: grants.Grants, place: Any, now_s: float) -> None:
+    place.until_s = place.renew_at_s = float("inf")
+    self._places[place.model] = place
+
+
 def _late_assignment_obeyed(self: RequestMachine, now_s: float, event: Any) -> Any:
     waits = self.phase in (Phase.ASKING, Phase.QUEUED)
     if waits and isinstance(event, ev.Assigned) and event.attempt < self.attempt:
@@ -176,6 +181,8 @@ MUTANTS: dict[str, list[Patch]] = {
     "late assignment of an old attempt obeyed": [(RequestMachine, "step", _late_assignment_obeyed)],
     "started again after the first byte": [(RequestMachine, "_go_on", _starts_again)],
     "end delivered twice": [(flight, "EFFECTS", {**flight.EFFECTS, ev.DeliverEnd: _end_twice})],
+    "granted places used again": [(grants.Place, "take", lambda self, prompt_tokens: True)],
+    "grants that never end": [(grants.Grants, "told", _granted_for_ever)],
     "admission ignored": [(Admission, "_fits", lambda self, ticket: True)],
     "room not given back": [(Admission, "release", _room_not_given_back)],
     "queued requests deaf to a new leader": [(request, "TRANSITIONS", _TRANSITIONS)],

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tests.sim.client import Request, Violation
-from tests.sim.machine import Machine
+from tests.sim.machine import MODEL, Machine
 
 from covey_mesh.core.asking import Answer, Outcome
 from covey_mesh.core.ballot import NO_BALLOT, Ballot
@@ -44,6 +44,8 @@ class Watch:
         self._cluster = cluster
         self._jumped_at_s: dict[str, float] = {}
         self.attempts_most = 0
+        self.granted = 0
+        """Attempts that began without an ask."""
         self.violations: list[str] = []
 
     def found(self, what: str) -> None:
@@ -106,14 +108,16 @@ class Watch:
     # --- attempts ---------------------------------------------------------------------------------------------------
 
     def _watch_attempts(self, machine: Machine) -> None:
-        """An attempt is opened where the answer to that very attempt said."""
+        """An attempt is opened where the answer to that very attempt said, or as one of those that were granted."""
         runner: Any = machine.runner
         placed: dict[tuple[str, int], NodeId] = {}
+        granted = Granted(machine)
         answer_received, decide_alone, open_on = runner.answer_received, runner.decide_alone, runner.open_on
 
         def answered(leader: NodeId, answer: Answer) -> None:
             if answer.outcome is Outcome.ASSIGNED and answer.node_id is not None:
                 placed[answer.request_id, answer.attempt] = answer.node_id
+                granted.told(answer)
             answer_received(leader, answer)
 
         def decided(ask: Any) -> Any:
@@ -123,13 +127,25 @@ class Watch:
                 placed[ask.request_id, ask.attempt] = node_id
             return event
 
-        def opened(node_id: NodeId, request: ForwardedRequest, sink: ResponseSink) -> Upstream:
+        def check(node_id: NodeId, request: ForwardedRequest) -> None:
             where = placed.get((request.request_id, request.attempt))
-            if where != node_id and request.request_id in runner._flights:
+            if where is None and request.attempt == 1 and granted.takes(node_id, request.prompt_tokens):
+                self.granted += 1
+                where = placed[request.request_id, 1] = node_id
+            counts = request.request_id.endswith("-count")  # tokens, where the leader had said before
+            if where != node_id and not counts:
                 self.found(f"attempt {request.attempt} of {request.request_id} opened on {node_id}, not {where}")
+
+        def opened(node_id: NodeId, request: ForwardedRequest, sink: ResponseSink) -> Upstream:
+            check(node_id, request)
             return open_on(node_id, request, sink)
 
+        def opened_straight(node_id: NodeId, request: ForwardedRequest, sink: ResponseSink) -> Upstream:
+            check(node_id, request)
+            return open_straight(node_id, request, sink)
+
         runner.answer_received, runner.decide_alone, runner.open_on = answered, decided, opened
+        open_straight, runner._straights._open_on = runner._straights._open_on, opened_straight
 
     def _watch_engine(self, machine: Machine) -> None:
         """Admission, not the engine's own queue, keeps requests back."""
@@ -237,6 +253,7 @@ def tables(machine: Machine, machines: int) -> list[tuple[str, float, float]]:
     leadership = election.leadership
     found: list[tuple[str, float, float]] = [
         ("gateway's requests", len(runner._flights), 0),
+        ("gateway's plain requests", len(runner._straights), 0),
         ("gateway's attempts", len(runner._in_flight), 0),
         ("gateway's cut requests", len(runner._sharded), 0),
         ("gateway's bytes of cut requests", runner._sharded_budget.used, 0),
@@ -256,6 +273,7 @@ def tables(machine: Machine, machines: int) -> list[tuple[str, float, float]]:
         ("leader's grants", 0 if leadership is None else len(leadership.held), machines),
         ("scheduler's queue", len(core._queues), 0),
         ("scheduler's reservations", len(core._pool.inflight), 0),
+        ("scheduler's grants", core._granted.outstanding(MODEL, machine.now_s())[0], 0),
         ("scheduler's requests", len(core._known), core._settings.known_requests_max),
         ("node's attempts", len(served._attempts), 0),
         ("node's tickets", len(served._admission._live), 0),
@@ -269,6 +287,31 @@ def tables(machine: Machine, machines: int) -> list[tuple[str, float, float]]:
         if record.link is not None:
             found.append(("questions unanswered", len(record.link.liveness._asked), 4))
     return found
+
+
+class Granted:
+    """What one gateway may start without asking, by what it was told: the twin of its own account."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._grants: list[tuple[NodeId, float, list[int]]] = []
+
+    def told(self, answer: Answer) -> None:
+        if answer.grant is not None and answer.node_id is not None:
+            grant = answer.grant
+            left = [grant.requests, grant.prompt_tokens]
+            self._grants.append((answer.node_id, self._machine.now_s() + grant.valid_s, left))
+
+    def takes(self, node_id: NodeId, prompt_tokens: int) -> bool:
+        """False: nothing that is left covers it."""
+        now_s = self._machine.now_s()
+        self._grants = [each for each in self._grants if each[1] >= now_s]
+        for node, _, left in self._grants:
+            if node == node_id and left[0] >= 1 and left[1] >= prompt_tokens:
+                left[0] -= 1
+                left[1] -= prompt_tokens
+                return True
+        return False
 
 
 class Troubles:

@@ -26,6 +26,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=0, metavar="SEED", help="the first seed (default 0)")
     parser.add_argument("--seeds", type=int, help="how many seeds (default 300, or as many as fit in --hours)")
     parser.add_argument("--hours", type=float, help="run for so many hours (0.01 is 36 s)")
+    parser.add_argument("--lone", action="store_true", help="pools of which one machine alone serves")
     parser.add_argument("--keep-going", action="store_true", help="go on after a violation")
     parser.add_argument("--digest", action="store_true", help="print a digest of all that happened in these seeds")
     return parser.parse_args()
@@ -48,7 +49,7 @@ def main() -> int:
     began_s, digest = time.process_time(), hashlib.sha256()
     for seed in seeds(options):
         try:
-            outcome = run_seed(seed)
+            outcome = run_seed(seed, options.lone)
             totals.add(outcome)
             digest.update(repr(outcome).encode())
         except Violation as violation:
@@ -64,6 +65,7 @@ def main() -> int:
     print("faults " + " ".join(f"{kind}={totals.faults[kind]}" for kind in KINDS))
     print("befallen " + " ".join(f"{effect}={totals.befallen[effect]}" for effect in BEFALLEN))
     print("requests " + " ".join(f"{name.replace(' ', '_')}={n}" for name, n in totals.requests.most_common()))
+    print(f"granted {totals.granted}")
     print(f"attempts_of_one_request_most {totals.attempts_most}")
     if totals.converged_s:
         print(f"converged_s median {statistics.median(totals.converged_s):.2f} worst {max(totals.converged_s):.2f}")

@@ -22,6 +22,8 @@ BY_STORY: dict[str, Callable[[int], Any]] = {
         lambda seed: test_cases.test_disks_slower_than_a_lease_do_not_leave_a_pool_without_a_leader(3, 2)
     ),
     "claimed until it is written": lambda seed: test_cases.test_a_disk_that_hangs_does_not_hold_up_the_others(),
+    "granted places used again": lambda seed: run_seed(seed, lone=True),
+    "grants that never end": lambda seed: run_seed(seed, lone=True),
     "leader's word not heard": lambda seed: test_cases.test_a_frozen_machine_is_noticed_by_all_within_two_seconds(),
 }
 """Needs more coincidence than a random schedule has in a few seeds, or breaks less than what a seed asks for."""

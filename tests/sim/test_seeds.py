@@ -11,6 +11,7 @@ from tests.sim.chaos import BEFALLEN, KINDS, Totals, run_seed
 
 SEEDS = 300
 SEEDS_PER_TEST = 12
+LONE_SEEDS = 12
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, SEEDS_PER_TEST))
@@ -24,6 +25,17 @@ def test_properties_hold_under_faults(first: int) -> None:
     print(dict(totals.faults), dict(totals.requests), f"most attempts of one request: {totals.attempts_most}")
     assert totals.missing() == [], "every kind of fault is injected"
     assert totals.requests["completed"] > 20 * SEEDS_PER_TEST, "clients ask all the time"
+
+
+@pytest.mark.parametrize("first", range(0, LONE_SEEDS, SEEDS_PER_TEST))
+def test_properties_hold_where_one_machine_alone_serves(first: int) -> None:
+    """Its leader, which is mostly another machine, grants: requests begin without an ask, within what was granted."""
+    totals = Totals()
+    for seed in range(first, first + SEEDS_PER_TEST):
+        totals.add(run_seed(seed, lone=True))
+    print(dict(totals.faults), dict(totals.requests), f"granted: {totals.granted}")
+    assert totals.granted > 20 * SEEDS_PER_TEST
+    assert totals.requests["completed"] > 100 * SEEDS_PER_TEST
 
 
 def test_a_run_that_lacks_a_kind_of_fault_says_so() -> None:
