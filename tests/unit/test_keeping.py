@@ -116,6 +116,15 @@ def test_not_while_the_user_waits_for_its_answer() -> None:
     assert kept(pool, reading(pool, 0.2, together=2.0), requests=1) is not None, "it may send another one meanwhile"
 
 
+@pytest.mark.parametrize(("begun_s", "awaited"), [(2.9, True), (3.1, False), (60.0, False)])
+def test_who_reads_a_much_longer_answer_than_expected_is_not_awaited_for_ever(begun_s: float, awaited: bool) -> None:
+    """Two seconds were expected at most, and then it may come back within one."""
+    pool = machines(4000, 4000, 4000)
+    light = reading(pool, begun_s)
+    light.seen_at_s = light.first_at_s
+    assert (kept(pool, light, requests=1) is not None) == awaited
+
+
 def test_a_small_machine_is_kept_for_short_prompts_all_the_time() -> None:
     third, half = machines(4000, 4000, 4000), machines(4000, 4000)
     assert kept(third, reading(third, 0.2, prompt=100), requests=1) is not None

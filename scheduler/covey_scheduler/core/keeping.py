@@ -106,7 +106,7 @@ class Keeping:
             theirs = requests_of(name)
             if requests < FLOOD * theirs:
                 continue
-            if theirs:
+            if theirs and now_s < visitor.answered_by_s + self._settings.returning_s:
                 visitor.seen_at_s = now_s
             if visitor.back_by_s(self._settings) > now_s:
                 found.append(_Awaited(visitor, theirs))

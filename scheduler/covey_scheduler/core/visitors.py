@@ -80,6 +80,12 @@ class Visitor:
         step_s = min([point.step_s for point in speeds.decode], default=self.machine.decode_s_per_token)
         return self.first_at_s + SURELY * self.answer_tokens * step_s
 
+    @property
+    def answered_by_s(self) -> float:
+        """By then the answer to its last request should have come, although others' prompts hold it up."""
+        step_s = 0.0 if self.machine is None else self.machine.decode_s_per_token
+        return self.first_at_s + self.answer_tokens * step_s / SURELY
+
 
 NOBODY: Mapping[str, Visitor] = {}
 
