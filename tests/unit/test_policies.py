@@ -107,7 +107,7 @@ def test_ours_without_the_delay_of_others_is_the_sum_of_the_terms_shown(
     load = model_load(running_requests=running, running_limit=10, prefill_tokens_per_s=speed)
     shown = standing_of(candidate(load, prompts_done_at_s=done_at_s, recent_failures=failures), own)
     question, cached = Question(ask(prompt_tokens=prompt), 100, 50.0), min(cached, prompt - 1)
-    (cost,) = POLICIES["predicted"].costs(question, [replace(shown, running=0)], [cached], own)
+    (cost,) = POLICIES["predicted"].costs(question, [replace(shown, crowding=1.0)], [cached], own)
     assert cost == pytest.approx(predict(question, shown, cached, own).last_token_s)
 
 

@@ -125,7 +125,10 @@ class Inflight:
         if key in self.by_key:
             self.release(key)
         node_id, model = reservation.node_id, reservation.model
-        place = self._place(node_id, model)
+        places = self._places.get(node_id)
+        place = None if places is None else places.get(model)
+        if place is None:
+            place = self._place(node_id, model)
         place.report = report
         done_at_s = place.prompts_done_at_s
         place.prompts_done_at_s = (done_at_s if done_at_s > made_at_s else made_at_s) + prompt_s

@@ -39,10 +39,11 @@ class KnownRequests:
         return len(self._requests)
 
     def remember(self, key: RequestKey, known: Known) -> None:
-        self._requests[key] = known
-        self._requests.move_to_end(key)
-        if len(self._requests) > self._requests_max:
-            self._requests.popitem(last=False)
+        requests = self._requests
+        requests[key] = known
+        requests.move_to_end(key)
+        if len(requests) > self._requests_max:
+            requests.popitem(last=False)
 
     def forget(self, key: RequestKey) -> None:
         self._requests.pop(key, None)

@@ -15,7 +15,8 @@ from covey_scheduler.core.settings import SchedulerSettings
 class Standing:
     """`prefill_s_per_token` is of a short prompt; seconds a token include the doubt about a speed that is only a prior.
     `kv_tokens_held` is prompt and output; `cache_blocks`: of the prefix index, as many as its KV cache can hold (0:
-    unknown). Never assigned to (see Candidate)."""
+    unknown); `crowding`: what a second of a prompt costs, the delay of the streams that run included. Never assigned to
+    (see Candidate)."""
 
     candidate: Candidate
     running: int
@@ -29,6 +30,7 @@ class Standing:
     indexed_blocks: int
     cache_blocks: int
     task: Task
+    crowding: float
 
     @property
     def in_flight(self) -> int:
@@ -76,6 +78,7 @@ def standing_of(candidate: Candidate, settings: SchedulerSettings) -> Standing:
         candidate.indexed_blocks,
         max(1, total // settings.tokens_per_block) if total else 0,
         load.task,
+        1.0 + settings.answer_weight * running,
     )
 
 

@@ -50,17 +50,6 @@ class Visitor:
         self.first_at_s = (done_at_s if done_at_s > now_s else now_s) + prompt_s
         self.machine, self.prompt_tokens, self.answer_tokens = machine, prompt_tokens, answer_tokens
 
-    def came(self, now_s: float, together: int, pause_s_max: float) -> None:
-        """A request of it, with which it has so many at machines. After a longer pause it is a new visit."""
-        pause_s, before_s = now_s - self.left_at_s, self.pause_s
-        self.seen_at_s = self.left_at_s = now_s
-        if pause_s > pause_s_max:
-            self.pause_s = None
-        else:
-            self.pause_s = pause_s if before_s is None else before_s + NEWEST_PAUSE * (pause_s - before_s)
-        most = TOGETHER_DECAY * self.together
-        self.together = most if most > together else together
-
     @property
     def node_id(self) -> NodeId | None:
         """The machine that its last request went to."""
@@ -111,7 +100,15 @@ class Visitors:
                 users.popitem(last=False)
             return visitor
         users.move_to_end(user)
-        visitor.came(now_s, together, self._settings.returning_s_max)
+        pause_s, before_s = now_s - visitor.left_at_s, visitor.pause_s
+        visitor.seen_at_s = visitor.left_at_s = now_s
+        if pause_s > self._settings.returning_s_max:
+            # A new visit.
+            visitor.pause_s = None
+        else:
+            visitor.pause_s = pause_s if before_s is None else before_s + NEWEST_PAUSE * (pause_s - before_s)
+        most = TOGETHER_DECAY * visitor.together
+        visitor.together = most if most > together else together
         return visitor
 
     def left(self, model: str, user: str, now_s: float) -> None:

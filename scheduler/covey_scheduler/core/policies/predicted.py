@@ -14,14 +14,13 @@ def predicted(
 ) -> list[float]:
     """Seconds before this prompt (network, place in the batch, failures, prompts given to the machine before) + seconds
     of its own uncached tokens + `answer_weight` x (seconds of its answer + the delay of every stream that the machine
-    runs, each of which waits while this prompt is computed).
+    runs, each of which waits while this prompt is computed: `crowding` is 1 + answer_weight x streams).
 
     The first two are prediction.py's terms, added up for all machines at once; the delay of others is what makes a
     product such as LMetric's work, in seconds instead of tokens.
     """
     now_s, prompt = question.now_s, max(1, question.ask.prompt_tokens)
-    weight = settings.answer_weight
-    answer = weight * question.output_tokens
+    answer = settings.answer_weight * question.output_tokens
     costs: list[float] = []
     # A loop, since this is most of a decision in a large pool: a comprehension would look its outer names up in cells.
     for machine, hit in zip(machines, cached, strict=True):
@@ -31,7 +30,7 @@ def predicted(
         costs.append(
             (wait_s if wait_s > 0.0 else 0.0)
             + machine.before_s
-            + prompt_s * (1.0 + weight * machine.running)
+            + prompt_s * machine.crowding
             + answer * machine.decode_s_per_token
         )
     return costs
