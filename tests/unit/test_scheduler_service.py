@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.support.scheduling import GATEWAY, MODEL, ask, member, model_load, node, updated, view
 
-from covey_mesh.core.asking import Answer, AttemptReport, Outcome
+from covey_mesh.core.asking import Answer, AttemptReport, GrantedWork, Outcome
 from covey_mesh.core.ballot import NO_BALLOT, Ballot
 from covey_mesh.core.facts import PoolView
 from covey_mesh.core.names import NodeId
@@ -165,6 +165,21 @@ def test_a_deadline_is_kept_by_the_timer(loop: FakeLoop) -> None:
     assert len(mesh.sent) == 1
     loop.advance(1.2)
     assert mesh.sent[1][1].outcome is Outcome.NO_CANDIDATE
+
+
+def test_grants_are_counted_and_what_is_told_of_them_reaches_the_core(loop: FakeLoop) -> None:
+    idle = member(SELF, model_load(running_limit=64, prefill_tokens_per_s=1e5))
+    service, mesh = leading(loop, idle)
+    service.ask_received(GATEWAY, ask("a"))
+    grant = mesh.sent[0][1].grant
+    assert grant is not None
+    assert (service.counters.grants, service.counters.requests_granted) == (1, grant.requests)
+    before = service._core._queues.counters(MODEL).of("")
+    service.granted_work(GATEWAY, GrantedWork(MODEL, SELF, "", 1, 1, 100, 10))
+    assert service._core._queues.counters(MODEL).of("") > before
+    service.leadership_changed(node(2), Ballot(4, node(2)))
+    service.granted_work(GATEWAY, GrantedWork(MODEL, SELF, "", 1, 1, 100, 10))
+    assert not service.leading
 
 
 def test_reports_and_lost_gateways_reach_the_core(loop: FakeLoop) -> None:
