@@ -36,7 +36,7 @@ MODULES = {
     "policies.load_only policies.cache_aware policies.products policies.predicted",
     "covey_scheduler.io": "service",
     "covey_mesh.core": "flow framing",
-    "covey_mesh.io": "batching opened served writing",
+    "covey_mesh.io": "batching opened served turn_writer writing",
     "covey_node.core": "admission change decode_speed embeddings engine_progress known_heads measured meter "
     "observations occupancy prefill_speed prompt_line retry_after robust ticket usage",
     "covey_node.io": "attempt engine_connection http_client served_model",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from covey_mesh.core.exchange import Failure, FailureCode, Usage
+from covey_mesh.io.turn_writer import Turn
 from covey_node.core.known_heads import HEADS_MAX, KnownHead, KnownHeads
 from covey_node.io.engine_connection import EngineConnection, EngineRequest, only_chunk
 
@@ -39,6 +40,7 @@ class Rig:
     def __init__(self, heads: KnownHeads | None = None) -> None:
         self.known_heads = KnownHeads() if heads is None else heads
         self.told: list[object] = []
+        self.turn = Turn(lambda callback: None)
         self.connection = EngineConnection(self)
         self.transport: Any = Transport()
         self.connection.connection_made(self.transport)

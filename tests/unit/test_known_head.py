@@ -16,6 +16,7 @@ from covey_gateway.io import http_head, http_request
 from covey_gateway.io.http_connection import HttpConnection
 from covey_gateway.io.http_server import HttpServer
 from covey_gateway.io.known_head import HEAD_BYTES_MAX, MISSES_MAX
+from covey_mesh.io.turn_writer import Turn
 
 KEYS = {key_digest("one"): "ada", key_digest("two"): "bob"}
 
@@ -35,7 +36,7 @@ class Wire:
     def writelines(self, pieces: tuple[bytes, ...]) -> None:
         self.write(b"".join(pieces))
 
-    def get_extra_info(self, name: str) -> tuple[str, int]:
+    def get_extra_info(self, name: str, default: Any = None) -> tuple[str, int]:
         return ("127.0.0.1", 40_000)
 
     def set_write_buffer_limits(self, high: int, low: int) -> None: ...
@@ -72,6 +73,7 @@ class Line:
         self.server = HttpServer(
             self, KeyRing(KEYS), Routes({}), HttpSettings(**settings), CountingObserver(), lambda: self.now_s
         )
+        self.server.turn = Turn(lambda callback: None)
         self.server.date_line = b"date: today\r\n"
         self.wire = Wire()
         made: Any = HttpConnection(self.server, unix=False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from typing import cast
 
 import httptools
 
@@ -29,6 +28,7 @@ from covey_gateway.io.http_owners import ConnectionOwner
 from covey_gateway.io.http_request import SMALL_BODY_BYTES, HttpRequest
 from covey_gateway.io.http_upload import Upload
 from covey_gateway.io.known_head import MISSES_MAX, KnownHead, known_head
+from covey_mesh.io.turn_writer import TurnWriter
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +69,7 @@ class HttpConnection(asyncio.Protocol):
     # --- asyncio.Protocol --------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports have the interface without the base class.
-        self.transport = transport = cast(asyncio.Transport, transport)
+        self.transport = transport = TurnWriter(transport, self.server.turn)
         settings = self.server.settings
         transport.set_write_buffer_limits(high=settings.write_high_bytes, low=settings.write_low_bytes)
         peer = transport.get_extra_info("peername")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from covey_gateway.io.http_connection import HttpConnection
     from covey_gateway.io.http_exchange import Exchange
     from covey_gateway.io.http_request import HttpRequest
+    from covey_mesh.io.turn_writer import Turn
 
 
 class ConnectionOwner(Protocol):
@@ -29,6 +30,8 @@ class ConnectionOwner(Protocol):
     draining: bool
     date_line: bytes
     now_s: Callable[[], float]
+    turn: Turn
+    """Whose writes leave together."""
 
     def admit(self, connection: HttpConnection) -> bool:
         """False: too many connections."""

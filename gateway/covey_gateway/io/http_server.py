@@ -30,6 +30,7 @@ from covey_gateway.core.settings import HttpSettings
 from covey_gateway.io.http_connection import HttpConnection
 from covey_gateway.io.http_exchange import Exchange
 from covey_gateway.io.http_request import HttpRequest
+from covey_mesh.io.turn_writer import Turn
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class HttpServer:
         self.settings = settings
         self.bodies = BufferBudget(settings.bodies_total_bytes_max)
         self.draining = False
+        self.turn = Turn(lambda callback: asyncio.get_running_loop().call_soon(callback))
         self.port = 0
         self._door = door
         self._routes = routes

@@ -13,11 +13,12 @@ the head of an event stream is held back until its first bytes; only those are l
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol, cast
+from typing import Protocol
 
 import httptools
 
 from covey_mesh.core.exchange import Failure, FailureCode, ResponseSink
+from covey_mesh.io.turn_writer import Turn, TurnWriter
 from covey_node.core.known_heads import KnownHead, KnownHeads
 from covey_node.io.engine_error import ERROR_EVENTS, read_error
 
@@ -36,6 +37,10 @@ class Pool(Protocol):
 
     @property
     def known_heads(self) -> KnownHeads: ...
+
+    @property
+    def turn(self) -> Turn:
+        """Whose writes leave together."""
 
     def answered(self, request: EngineRequest, connection: EngineConnection) -> None:
         """`forget`, and then `released`."""
@@ -123,7 +128,7 @@ class EngineConnection(asyncio.Protocol):
         self._keep_alive = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's own classes do not inherit asyncio's
+        self._transport = TurnWriter(transport, self._pool.turn)
 
     @property
     def usable(self) -> bool:

@@ -11,6 +11,7 @@ from collections import deque
 from functools import lru_cache
 
 from covey_mesh.core.exchange import Failure, FailureCode, ResponseSink
+from covey_mesh.io.turn_writer import Turn
 from covey_node.core.known_heads import KnownHeads
 from covey_node.io.engine_connection import EngineConnection, EngineRequest
 
@@ -25,6 +26,7 @@ class EngineClient:
 
     def __init__(self, socket_path: str, connections_max: int) -> None:
         self.known_heads = KnownHeads()
+        self.turn = Turn(lambda callback: asyncio.get_running_loop().call_soon(callback))
         self._path = socket_path
         self._connections_max = connections_max
         self._idle: list[EngineConnection] = []
