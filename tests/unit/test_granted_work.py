@@ -21,7 +21,7 @@ from covey_scheduler.core.charges import worked_charge
 from covey_scheduler.core.clean_ask import clean_work
 from covey_scheduler.core.expectation import AnswerLengths
 from covey_scheduler.core.granted import Granted
-from covey_scheduler.core.grants import LIKE_IT
+from covey_scheduler.core.grants import LIKE_IT, SHOWN_MOST
 from covey_scheduler.core.machine import TOKENS_MAX
 from covey_scheduler.core.room import Audience
 from covey_scheduler.core.scheduler import Scheduler
@@ -210,6 +210,58 @@ def test_the_kv_cache_bounds_it_too() -> None:
     )
     assert grant is not None
     assert grant.requests == 9, "a quarter are 2,000 tokens: ten requests of 100 and 100, one of them the ask's"
+
+
+def slow_leader() -> Leader:
+    """Of a machine that is believed to compute 10,000 prompt tokens a second: 500 in the time that may be granted."""
+    return Leader([machine(load={"prefill_tokens_per_s": 10_000.0, "running_limit": 256})], SETTINGS)
+
+
+def shown(leader: Leader) -> None:
+    """It has just finished 40,000 a second."""
+    for _ in range(3):
+        leader.now_s += 0.1
+        leader.scheduler._granted.finished(leader.now_s, MODEL, 4000)
+
+
+def test_what_a_machine_has_just_shown_counts_more_than_its_measured_speed() -> None:
+    leader = slow_leader()
+    before = granted_to(leader, ask("first"))
+    assert before is not None
+    assert before.prompt_tokens <= 400
+    shown(leader)
+    after = granted_to(leader, ask("second"))
+    assert after is not None
+    assert 1000 <= after.prompt_tokens <= 2000
+
+
+def test_what_it_has_shown_is_soon_forgotten() -> None:
+    leader = slow_leader()
+    granted_to(leader, ask("first"))
+    shown(leader)
+    leader.now_s += granted.PACE_KEPT_S + 0.1
+    grant = granted_to(leader, ask("second"))
+    assert grant is not None
+    assert grant.prompt_tokens <= 400, "it may have got slower since"
+
+
+def test_what_it_has_shown_counts_within_bounds() -> None:
+    leader = slow_leader()
+    granted_to(leader, ask("first"))
+    for _ in range(3):
+        leader.now_s += 0.1
+        leader.scheduler._granted.finished(leader.now_s, MODEL, 10**9)
+    grant = granted_to(leader, ask("second"))
+    assert grant is not None
+    assert grant.prompt_tokens <= 500 * SHOWN_MOST
+
+
+def test_beside_other_users_what_it_has_shown_does_not_count() -> None:
+    leader = slow_leader()
+    granted_to(leader, ask("first"))
+    granted_to(leader, ask("of another", user="v"))
+    shown(leader)
+    assert granted_to(leader, ask("second")) is None, "two asks' prompts are more than others may find before theirs"
 
 
 def test_beside_other_users_fewer_prompts_are_granted() -> None:

@@ -28,6 +28,12 @@ GRANTS_MAX = 64
 UNTOLD_MAX = 4096
 """Gateways and models of which something may still be told; the one granted nothing for longest is forgotten."""
 
+PACE_WINDOW_S = 0.05
+"""What is told as over is counted over at least this time."""
+
+PACE_KEPT_S = 1.0
+"""A machine may have got slower since it showed what it can do."""
+
 NOBODY: Sequence[Rejection] = ()
 
 
@@ -46,7 +52,17 @@ class _Given:
 class _Model:
     """All grants of one model, oldest first, with their sums. `rejected`: whom `alone` was found out about."""
 
-    __slots__ = ("alone", "given", "rejected", "requests", "tokens")
+    __slots__ = (
+        "_done_since_s",
+        "_done_tokens",
+        "_pace",
+        "_pace_at_s",
+        "alone",
+        "given",
+        "rejected",
+        "requests",
+        "tokens",
+    )
 
     def __init__(self) -> None:
         self.given: deque[_Given] = deque()
@@ -54,6 +70,25 @@ class _Model:
         self.tokens = 0
         self.rejected = NOBODY
         self.alone = True
+        self._done_since_s = float("-inf")
+        self._done_tokens = 0
+        self._pace = 0.0
+        self._pace_at_s = float("-inf")
+
+    def finished(self, now_s: float, prompt_tokens: int) -> None:
+        """Prompts of requests that are over."""
+        self._done_tokens += prompt_tokens
+        seconds = now_s - self._done_since_s
+        if seconds < PACE_WINDOW_S:
+            return
+        pace = self._done_tokens / seconds
+        if pace >= self._pace or now_s - self._pace_at_s > PACE_KEPT_S:
+            self._pace, self._pace_at_s = pace, now_s
+        self._done_since_s, self._done_tokens = now_s, 0
+
+    def pace(self, now_s: float) -> float:
+        """Prompt tokens a second that the machine has lately been seen to finish; 0.0: not known."""
+        return self._pace if now_s - self._pace_at_s <= PACE_KEPT_S else 0.0
 
     def expire(self, now_s: float) -> None:
         while self.given and self.given[0].until_s <= now_s:
@@ -109,7 +144,7 @@ class Granted:
         if ask.priority >= PRIORITY_LOWEST and audience.pressing(name, now_s):
             return None
         others = audience.others(name, ask.user, now_s)
-        grant = grant_with(ranking, places, others, model.requests, model.tokens, settings)
+        grant = grant_with(ranking, places, others, model.requests, model.tokens, model.pace(now_s), settings)
         if grant is not None:
             model.add(_Given(gateway, grant.requests, grant.prompt_tokens, now_s + self._counts_s))
             self._owes(gateway, name, grant.requests)
@@ -127,6 +162,12 @@ class Granted:
         if believed and model is not None:
             model.ended(gateway, believed)
         return believed
+
+    def finished(self, now_s: float, name: str, prompt_tokens: int) -> None:
+        """Of requests that were told as over and believed."""
+        model = self._models.get(name)
+        if model is not None:
+            model.finished(now_s, prompt_tokens)
 
     def outstanding(self, name: str, now_s: float) -> tuple[int, int]:
         """(requests, prompt tokens) of one model."""

@@ -28,6 +28,9 @@ OUT_OF_IT = frozenset({"model_offered", "engine_running", "not_draining"})
 """Filters whose machines no request of the model could go to soon. One that is unreachable or about to be ready may be
 back at any moment, and one with a shorter context takes shorter prompts."""
 
+SHOWN_MOST = 16.0
+"""What a machine has just shown counts up to so many times its measured speed."""
+
 LIKE_IT = 4
 """Prompts granted are at most so many times what the requests granted would have if all were like the ask."""
 
@@ -46,21 +49,31 @@ def places_left(ranking: Ranking, out_requests: int, settings: SchedulerSettings
 
 
 def grant_with(
-    ranking: Ranking, places: int, others: bool, out_requests: int, out_tokens: int, settings: SchedulerSettings
+    ranking: Ranking,
+    places: int,
+    others: bool,
+    out_requests: int,
+    out_tokens: int,
+    pace: float,
+    settings: SchedulerSettings,
 ) -> Grant | None:
     """What comes with the assignment of this ask to the only machine of its ranking; None: nothing.
 
     `places`: left, at least one. `others`: other users were heard of lately. `out_tokens`: prompt tokens of
-    `out_requests`.
+    `out_requests`. `pace`: prompt tokens a second that the machine has just shown.
     """
     question, machine, candidate = ranking.question, ranking.machines[0], ranking.machines[0].candidate
     ask, load, speeds = question.ask, machine.load, candidate.machine.speeds
     if ask.excluded or candidate.recent_failures or not speeds.measured or load.state is not EngineState.READY:
         return None
     within_s = settings.crowd_ahead_s if others else settings.grant_prompt_s
-    left_s = machine.prompts_done_at_s - question.now_s
-    within_s -= prompt_s(ask, machine, ranking.cached[0]) + (left_s if left_s > 0 else 0.0)
-    tokens = min(int(within_s / machine.prefill_s_per_token) - out_tokens, GRANT_PROMPT_TOKENS_MAX)
+    left_s = max(0.0, machine.prompts_done_at_s - question.now_s)
+    speed = 1.0 / machine.prefill_s_per_token
+    before = (prompt_s(ask, machine, ranking.cached[0]) + left_s) * speed + out_tokens
+    if pace > speed and not others:
+        # It computes more than its measured speed says (short prompts beside each other, prefixes that it has).
+        speed = min(pace, SHOWN_MOST * speed)
+    tokens = min(int(within_s * speed - before), GRANT_PROMPT_TOKENS_MAX)
     # Requests are taken to be like this one, so that not much of the one is left when the other is used up.
     prompt = max(1, ask.prompt_tokens)
     requests = min(places, tokens // prompt, GRANT_REQUESTS_MAX)

@@ -265,6 +265,7 @@ class Scheduler:
         if not believed:
             return
         work = clean_work(work, believed)
+        self._granted.finished(now_s, work.model, work.prompt_tokens)
         pool = self._pool
         pool.audience.heard(work.model, work.user, work.priority, now_s)
         self._queues.worked(work.model, work.user, worked_charge(work, self._settings))
