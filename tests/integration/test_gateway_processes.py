@@ -291,8 +291,8 @@ def test_the_port_answers_while_processes_are_killed_under_load(slow: AgentProce
         finally:
             done.set()
         assert all(each.result() for each in asking)
-    # Each client has one connection at a time: a kill breaks its own, and perhaps the next, which the kernel may still put
-    # in the line of the dying process.
+    # Each client has one connection at a time: a kill breaks its own, and perhaps the next, which the kernel may still
+    # put in the line of the dying process.
     assert len(broken) <= 2 * 4 * 2, broken
 
 
